@@ -1,0 +1,119 @@
+"""What is claimed: rows of TOML tables, parsed once into cases with bands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from conformance.cases.metrics import METRICS
+from conformance.errors import UsageError, unknown_name
+from conformance.tables import read_table
+
+Precision = Literal["fp32", "bf16", "int8"]
+Mode = Literal["accuracy", "throughput", "latency", "speedup"]
+Dataset = Literal["dummy", "digits", "imagenet"]
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+
+
+class Band(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where one metric must lie, and who says so.
+
+    Exactly one of ``at_least``, ``at_most`` and ``within`` (both ends included) is given, in
+    the unit of the metric's name. ``hw`` limits the band to the hardware profiles named.
+    """
+
+    metric: str
+    source: str
+    at_least: float | None = None
+    at_most: float | None = None
+    within: tuple[float, float] | None = None
+    hw: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ValueError(unknown_name("metric", self.metric, METRICS))
+        if [self.at_least, self.at_most, self.within].count(None) != 2:
+            raise ValueError(f"Band of {self.metric!r} needs one of at_least, at_most, within.")
+        for limit in self.limits:
+            if not METRICS[self.metric].is_possible(limit):
+                raise ValueError(f"Limit {limit!r} of {self.metric!r} is not {METRICS[self.metric].range}.")
+        if self.low > self.high:
+            raise ValueError(f"Band of {self.metric!r} is within {self.low!r} to {self.high!r}, which is empty.")
+
+    @property
+    def limits(self) -> tuple[float, ...]:
+        return self.within or tuple(limit for limit in (self.at_least, self.at_most) if limit is not None)
+
+    @property
+    def low(self) -> float:
+        if self.within is not None:
+            return self.within[0]
+        return self.at_least if self.at_least is not None else float("-inf")
+
+    @property
+    def high(self) -> float:
+        if self.within is not None:
+            return self.within[1]
+        return self.at_most if self.at_most is not None else float("inf")
+
+    def words(self, show: Callable[[float], str]) -> str:
+        if self.within is not None:
+            return f"within {show(self.low)} to {show(self.high)}"
+        return f"at least {show(self.low)}" if self.at_least is not None else f"at most {show(self.high)}"
+
+    def __str__(self) -> str:
+        return self.words(METRICS[self.metric].show)
+
+
+class Published(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A figure that somebody published on a machine of theirs: shown, never a gate."""
+
+    metric: str
+    value: float
+    machine: str
+    source: str
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ValueError(unknown_name("metric", self.metric, METRICS))
+        if not METRICS[self.metric].is_possible(self.value):
+            raise ValueError(f"Value {self.value!r} of {self.metric!r} is not {METRICS[self.metric].range}.")
+
+
+class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One claim: a documented run and the bands that its metrics must lie in."""
+
+    id: str
+    model: Literal["resnet50_v1_5"]
+    mode: Mode
+    precision: Precision
+    dataset: Dataset
+    batch_size: Positive
+    source: str
+    warmup_steps: Positive | None = None
+    steps: Positive | None = None
+    time_limit_s: Positive = 3600
+    band: tuple[Band, ...] = ()
+    published: tuple[Published, ...] = ()
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        return tuple(m for m in (self.precision, self.mode, self.dataset) if m != "dummy")
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    case: tuple[Case, ...]
+
+
+def load_cases(path: Path) -> tuple[Case, ...]:
+    """Read the table of cases beside a test file; an id that stands twice is an error."""
+    cases = read_table(path, _Table).case
+    seen: set[str] = set()
+    for case in cases:
+        if case.id in seen:
+            raise UsageError(f"Case id {case.id!r} stands twice in {path.name}.", "Give each row an id of its own.")
+        seen.add(case.id)
+    return cases
