@@ -1,0 +1,157 @@
+"""From a measurement and its bands to verdicts, each with a sentence that says why.
+
+Comparisons are on unrounded values and include the limits. Where rounding would make a miss
+look like its limit, the sentence names the metric with its unit and prints every digit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from conformance.cases import Band, Case, Mode
+from conformance.cases.metrics import METRICS, exact, telling
+from conformance.records import GRAVITY, Judgement, Noise, Verdict, worst
+
+SPEEDUP = "speedup_over_fp32"
+
+# What a case of each mode is about: one of these is judged, or the first is told to be unjudged.
+MAIN: dict[Mode, tuple[str, ...]] = {
+    "accuracy": ("top1", "top5", "top1_of_fp32", "mcnemar_p"),
+    "throughput": ("throughput_images_per_s",),
+    "latency": ("latency_p50_s", "latency_mean_s", "latency_p90_s", "latency_p95_s", "latency_p99_s"),
+    "speedup": (SPEEDUP,),
+}
+
+
+def applicable(bands: Sequence[Band], metric: str, profile: str | None) -> tuple[Band, ...]:
+    """Return the bands of a metric that hold on a machine of this hardware profile."""
+    return tuple(band for band in bands if band.metric == metric and (not band.hw or profile in band.hw))
+
+
+def judge(
+    metric: str,
+    value: float | None,
+    bands: Sequence[Band],
+    *,
+    unstable_because: Sequence[str] = (),
+    unjudged_because: str | None = None,
+    profile: str | None = None,
+) -> Judgement:
+    """Hold one metric against the bands that apply; of several, the one it comes nearest to missing.
+
+    In this order: ``invalid`` for a value that is missing or impossible; ``unjudged`` for the reason
+    given or without a band; ``unstable`` for a speed when reasons are given; else in- or outside.
+    """
+    if value is None or not METRICS[metric].is_possible(value):
+        return _invalid(metric, value)
+    fitting = applicable(bands, metric, profile)
+    if not fitting and not unjudged_because:
+        unjudged_because = f"there is no band for this machine (profile {profile!r})"
+    if unjudged_because:
+        text = f"{METRICS[metric].label} is {METRICS[metric].show(value)}: unjudged, {unjudged_because}."
+        return Judgement(metric=metric, verdict="unjudged", value=value, text=text)
+    band = min(fitting, key=lambda band: _margin(value, band))
+    return _held_against(band, value, unstable_because if METRICS[metric].speed else ())
+
+
+def judge_speedup(ratio: float | None, low: float | None, high: float | None, band: Band) -> Judgement:
+    """Hold a ratio's whole 95 % interval against a band: one that straddles the limit is ``unstable``."""
+    metric = METRICS[band.metric]
+    if ratio is None or not metric.is_possible(ratio):
+        return _invalid(band.metric, ratio)
+    if low is None or high is None:
+        because = "cannot be decided: too few pairs for an interval"
+        return _decided(band, ratio, metric.show, "unstable", because)
+    if not (metric.is_possible(low) and metric.is_possible(high) and low <= high):
+        return _invalid(band.metric, ratio, f"has an impossible interval, {low!r} to {high!r}")
+    shows = [telling(metric.show, end, limit) for end in (low, high) for limit in band.limits]
+    show = exact if exact in shows else metric.show
+    interval = f"interval {show(low)} to {show(high)}"
+    if band.low <= low and high <= band.high:
+        return _decided(band, ratio, show, "inside", f"the whole 95 % {interval} is inside")
+    if high < band.low or low > band.high:
+        return _decided(band, ratio, show, "outside", f"the whole 95 % {interval} is outside")
+    return _decided(band, ratio, show, "unstable", f"cannot be decided: {interval}")
+
+
+def judge_case(
+    case: Case,
+    metrics: Mapping[str, float],
+    noise: Noise | None,
+    differences: Sequence[str],
+    profile: str,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+) -> tuple[tuple[Judgement, ...], Verdict, str]:
+    """Judge every metric that has a band, and the main one of the case's mode even without.
+
+    ``differences`` say where the machine is not of ``profile``: a speed is then unjudged. A speed-up
+    is decided by its interval in ``intervals``. Returns the judgements, the gravest verdict, and the
+    sentences that decided it.
+    """
+    differs = f"the machine differs from profile {profile!r}: {'; '.join(differences)}"
+    judgements = []
+    for metric in _judged_metrics(case):
+        judgement = judge(
+            metric,
+            metrics.get(metric),
+            case.band,
+            unstable_because=noise.reasons if noise else (),
+            unjudged_because=differs if differences and METRICS[metric].speed else None,
+            profile=profile,
+        )
+        if metric == SPEEDUP and judgement.verdict in ("inside", "outside"):
+            judgement = _speedup_of(case, metrics[metric], (intervals or {}).get(metric), profile)
+        judgements.append(judgement)
+    verdict = worst([judgement.verdict for judgement in judgements])
+    deciding = [judgement.text for judgement in judgements if judgement.verdict == verdict]
+    return tuple(judgements), verdict, " ".join(deciding)
+
+
+def _judged_metrics(case: Case) -> tuple[str, ...]:
+    banded = tuple(dict.fromkeys(band.metric for band in case.band))
+    main = MAIN[case.mode]
+    return banded if set(main) & set(banded) else (main[0], *banded)
+
+
+def _speedup_of(case: Case, ratio: float, interval: tuple[float, float] | None, profile: str) -> Judgement:
+    low, high = interval or (None, None)
+    judgements = [judge_speedup(ratio, low, high, band) for band in applicable(case.band, SPEEDUP, profile)]
+    return min(judgements, key=lambda judgement: GRAVITY.index(judgement.verdict))
+
+
+def _margin(value: float, band: Band) -> float:
+    """Return how far inside its band a value lies; negative by how much it misses."""
+    return min(value - band.low, band.high - value)
+
+
+def _held_against(band: Band, value: float, unstable_because: Sequence[str]) -> Judgement:
+    margin = _margin(value, band)
+    limit = band.low if margin == value - band.low else band.high
+    metric = METRICS[band.metric]
+    show = telling(metric.show, value, limit)
+    by = "exactly" if margin == 0 else f"by {abs(margin):.2g}" if show is exact else f"by {show(abs(margin))}"
+    if unstable_because:
+        return _decided(band, value, show, "unstable", f"unstable, because {'; '.join(unstable_because)}")
+    if margin >= 0:
+        return _decided(band, value, show, "inside", f"met {by}")
+    return _decided(band, value, show, "outside", f"missed {by}")
+
+
+def _decided(band: Band, value: float, show: Callable[[float], str], verdict: Verdict, because: str) -> Judgement:
+    label = METRICS[band.metric].name if show is exact else METRICS[band.metric].label
+    return Judgement(
+        metric=band.metric,
+        verdict=verdict,
+        text=f"{label} is {show(value)}; allowed is {band.words(show)}: {because} ({band.source}).",
+        value=value,
+        band=band.words(show),
+        source=band.source,
+    )
+
+
+def _invalid(metric: str, value: float | None, because: str | None = None) -> Judgement:
+    if value is None:
+        because = "is missing from the measurement"
+    elif because is None:
+        because = f"is {exact(value)}; possible is {METRICS[metric].range}"
+    return Judgement(metric=metric, verdict="invalid", text=f"{METRICS[metric].label} {because}.")

@@ -1,0 +1,158 @@
+"""Run files: a header line, one line for each judged case, a footer line.
+
+A run is a directory; its run file ``run.jsonl`` is append-only, and each line is flushed
+and fsynced, so that a SIGKILL loses nothing that was finished. A run file without its
+footer is a run that did not end by itself, and is told so.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+SCHEMA = 1
+RUN_FILE = "run.jsonl"
+
+Verdict = Literal["inside", "outside", "unjudged", "unstable", "invalid", "not run"]
+
+# From the word that decides a case most to the one that decides it least.
+GRAVITY: tuple[Verdict, ...] = ("invalid", "outside", "unstable", "not run", "unjudged", "inside")
+
+
+class Judgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One metric held against its band: ``text`` says it in a sentence."""
+
+    metric: str
+    verdict: Verdict
+    text: str
+    value: float | None = None
+    band: str | None = None
+    source: str | None = None
+
+
+class Launched(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What was started: copyable, with the environment that the launch set or unset (None)."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str | None]
+    cpus: tuple[int, ...]
+    memory_nodes: tuple[int, ...]
+    inter_op_threads: int
+    intra_op_threads: int
+
+
+class Noise(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How quiet the machine was while the steps were timed; a None could not be read here.
+
+    Shares are of the time of the cores that the subject was bound to. ``reasons`` says in
+    words which limits of the profile were passed; empty means quiet.
+    """
+
+    steal_share: float | None = None
+    foreign_share: float | None = None
+    throttle_events: int | None = None
+    spread: float | None = None
+    ceiling_drift: float | None = None
+    reasons: tuple[str, ...] = ()
+
+
+class Kernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Convolution work of one oneDNN kernel: e.g. ``brgconv:avx512_core_vnni`` on ``u8:s8``."""
+
+    name: str
+    data_type: str
+    calls: int
+    flop_share: float
+
+
+class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The durations of the timed steps, in seconds, and how many warm-up steps came before."""
+
+    warmup_steps: int
+    step_s: tuple[float, ...]
+    steady: bool
+
+
+class Artefact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A file of the run, relative to the run's directory, or an input with its digest."""
+
+    path: str
+    sha256: str | None = None
+    bytes: int | None = None
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="line", tag="record"):
+    """One judged case."""
+
+    case: str
+    suite: str
+    model: str
+    mode: str
+    precision: str
+    dataset: str
+    source: str
+    stack: str
+    profile: str
+    verdict: Verdict
+    reason: str
+    started_at: str
+    duration_s: float
+    batch_size: int | None = None
+    judgements: tuple[Judgement, ...] = ()
+    metrics: dict[str, float] = {}
+    intervals: dict[str, tuple[float, float]] = {}
+    published: tuple[dict[str, Any], ...] = ()
+    series: tuple[Series, ...] = ()
+    launched: tuple[Launched, ...] = ()
+    hardware_differences: tuple[str, ...] = ()
+    noise: Noise | None = None
+    kernels: tuple[Kernel, ...] = ()
+    inputs: dict[str, Artefact] = {}
+    artefacts: dict[str, Artefact] = {}
+    notes: tuple[str, ...] = ()
+    worker: str | None = None
+
+
+class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="line", tag="header"):
+    """Where and with what a run was made."""
+
+    run: str
+    started_at: str
+    harness: str
+    command: tuple[str, ...]
+    profile: str
+    host: dict[str, Any]
+    stacks: dict[str, dict[str, Any]]
+    environment: dict[str, str]
+    hardware_differences: tuple[str, ...] = ()
+    schema: int = SCHEMA
+
+
+class Footer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="line", tag="footer"):
+    """How a run ended: verdicts counted, and pytest's exit status."""
+
+    ended_at: str
+    counts: dict[str, int]
+    exit_status: int
+
+
+Line = Header | Record | Footer
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """A run file as read. ``footer`` is None when the run did not end by itself."""
+
+    directory: str
+    header: Header
+    records: tuple[Record, ...]
+    footer: Footer | None
+
+
+def worst(verdicts: list[Verdict]) -> Verdict:
+    """Return the verdict that decides a case: the gravest of its judgements.
+
+    >>> worst(["inside", "outside", "unjudged"])
+    'outside'
+    """
+    return min(verdicts, key=GRAVITY.index)
