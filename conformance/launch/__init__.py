@@ -1,0 +1,1 @@
+"""How it is started: a case, a profile and a stack come to argv and environment, and a watched child."""
