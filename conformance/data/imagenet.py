@@ -1,0 +1,140 @@
+"""The ImageNet record schema, read in a fixed order with every image counted.
+
+A record is a ``tf.train.Example`` with ``image/encoded`` (JPEG), ``image/class/label`` (1 to
+the number of labels; the network's output 0 is the background) and ``image/filename``.
+"""
+
+from typing import Iterator, NamedTuple, NoReturn, Optional, Sequence, Tuple
+
+import numpy as np
+import tensorflow as tf
+
+from conformance.data.preprocessing import EVALUATIONS
+from conformance.wire import Refused
+
+LABELS = {"imagenet": 1000, "digits": 10}  # the labels of each dataset are 1 to this
+
+_INTERLEAVED = 8  # shards read at once; fixed, so that the order depends on the shards alone
+_READING_ERRORS = (
+    tf.errors.DataLossError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.PermissionDeniedError,
+)
+_FEATURES = {
+    "image/encoded": tf.io.FixedLenFeature((), tf.string, ""),
+    "image/class/label": tf.io.FixedLenFeature((), tf.int64, -1),
+    "image/filename": tf.io.FixedLenFeature((), tf.string, ""),
+}
+
+
+class Batch(NamedTuple):
+    """What a network is fed, and what it ought to say; the last batch may be smaller."""
+
+    images: np.ndarray  # float32 [B, H, W, 3]
+    labels: np.ndarray  # int64 [B], 1 to the number of labels
+    filenames: np.ndarray  # bytes [B], empty where the record has none
+
+
+def batches(shards: Sequence[str], batch_size: int, dataset: str, threads: int) -> Iterator[Batch]:
+    """Yield every image of the shards once, in a fixed order, decoded on ``threads`` threads of its own.
+
+    ``dataset`` is ``imagenet`` or ``digits``. Raises Refused, naming shard and record, for
+    a record that cannot be read or decoded and for a label out of range.
+    """
+    preprocess, highest = EVALUATIONS[dataset], LABELS[dataset]
+
+    def prepare(shard: tf.Tensor, index: tf.Tensor, record: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        encoded, label, filename = parse(record)
+        return preprocess(encoded), label, filename
+
+    prepared = records(shards, threads).map(prepare, num_parallel_calls=threads, deterministic=True)
+    batched = iter(_with_threads(prepared.batch(batch_size).prefetch(2), threads).as_numpy_iterator())
+    done = 0
+    while True:
+        try:
+            batch = next(batched, None)
+        except _READING_ERRORS as error:
+            _blame(shards, dataset, done, error)
+        if batch is None:
+            return
+        labels = batch[1]
+        if labels.min() < 1 or labels.max() > highest:
+            _blame(shards, dataset, done, ValueError(f"labels {labels.min()} to {labels.max()}"))
+        done += len(labels)
+        yield Batch(*batch)
+
+
+def records(shards: Sequence[str], threads: int) -> tf.data.Dataset:
+    """Return the records as (shard, index in it, bytes), in a fixed order that interleaves the shards."""
+
+    def numbered(shard: tf.Tensor) -> tf.data.Dataset:
+        return tf.data.TFRecordDataset(shard).enumerate().map(lambda index, record: (shard, index, record))
+
+    return tf.data.Dataset.from_tensor_slices(list(shards)).interleave(
+        numbered,
+        cycle_length=min(_INTERLEAVED, len(shards)),
+        num_parallel_calls=min(_INTERLEAVED, len(shards), threads),
+        deterministic=True,
+    )
+
+
+def parse(record: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Return (JPEG bytes, label, file name); empty, -1 and empty stand for what is missing."""
+    found = tf.io.parse_single_example(record, _FEATURES)
+    return found["image/encoded"], found["image/class/label"], found["image/filename"]
+
+
+def _with_threads(data: tf.data.Dataset, threads: int) -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = threads
+    options.deterministic = True
+    return data.with_options(options)
+
+
+def _blame(shards: Sequence[str], dataset: str, done: int, error: Exception) -> NoReturn:
+    """Raise Refused for the first bad record after ``done`` good ones; ``error`` itself if there is none."""
+    try:
+        for shard, index, record in records(shards, 1).skip(done).as_numpy_iterator():
+            fault = _fault(record, dataset)
+            if fault:
+                message = f"Record {index} of {shard.decode()!r} {fault}."
+                raise Refused(message, "Convert the dataset again from its original images.") from error
+    except _READING_ERRORS:
+        for path in shards:
+            _check_readable(path)
+    raise error
+
+
+def _fault(record: bytes, dataset: str) -> Optional[str]:
+    try:
+        encoded, label, filename = parse(record)
+    except tf.errors.InvalidArgumentError as error:
+        return f"is no example of the ImageNet schema: {_first_line(error)}"
+    filename = filename.numpy().decode("utf-8", "replace")
+    named = f" ({filename})" if filename else ""
+    if encoded == b"":
+        return "has no image/encoded" + named
+    if label == -1:
+        return "has no image/class/label" + named
+    if not 1 <= label <= LABELS[dataset]:
+        return f"has label {int(label)}{named}; allowed are 1 to {LABELS[dataset]}"
+    try:
+        EVALUATIONS[dataset](encoded)
+    except tf.errors.InvalidArgumentError as error:
+        return f"holds an image that cannot be used{named}: {_first_line(error)}"
+    return None
+
+
+def _check_readable(path: str) -> None:
+    count = 0
+    try:
+        for _ in tf.data.TFRecordDataset(path):
+            count += 1
+    except _READING_ERRORS as error:
+        message = f"Shard {path!r} is damaged after {count} good records: {_first_line(error)}."
+        raise Refused(message, "Copy it again from where it came, or convert the dataset again.") from error
+
+
+def _first_line(error: tf.errors.OpError) -> str:
+    return error.message.splitlines()[0].rstrip(".")

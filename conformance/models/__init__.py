@@ -1,0 +1,1 @@
+"""The networks under test, the graphs made of them, and their precisions."""
