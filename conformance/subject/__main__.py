@@ -1,0 +1,44 @@
+"""Run one job: ``python -m conformance.subject JOB.json``.
+
+Ends with exit status 0 and a result event, or 1 and a failed event. What TensorFlow and the
+libraries print goes to stdout and stderr, which the launch sends to the log file.
+"""
+
+import importlib
+import sys
+import traceback
+
+from conformance import wire
+from conformance.subject.events import Events
+
+MODULES = {
+    wire.MEASURE: "measure",
+    wire.ACCURACY: "accuracy",
+    wire.WRITE_DIGITS: "write_digits",
+    wire.TRAIN_DIGITS: "train_digits",
+    wire.FREEZE_SEEDED: "freeze",
+    wire.QUANTIZE: "quantize",
+}
+
+
+def main(job_path: str) -> int:
+    job = wire.read_job(job_path)
+    events = Events(job.events)
+    try:
+        with events.alive():
+            events.phase("import TensorFlow")
+            module = importlib.import_module("conformance.subject." + MODULES[job.kind])
+            result = module.run(job, events)
+        events.send(wire.RESULT, result=result)
+        return 0
+    except wire.Refused as refused:
+        events.send(wire.FAILED, message=refused.message, hint=refused.hint, refused=True)
+    except Exception as error:  # the last door: whatever it was, the host learns of it and the log keeps the traceback
+        traceback.print_exc()
+        first = (str(error).strip().splitlines() or [""])[0]
+        events.send(wire.FAILED, message="%s: %s" % (type(error).__name__, first), hint="", refused=False)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,115 @@
+"""What oneDNN's verbose log proves: which convolution work ran in which data type and kernel.
+
+Line formats differ by version: ``onednn_verbose,exec,...`` (2.x to 3.2), ``onednn_verbose,primitive,exec,...``
+(3.3) and ``onednn_verbose,v1,primitive,exec,...`` (3.5 and newer). Each log names its fields in a header line with
+``template:``, and lines are read by it.
+"""
+
+import re
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
+
+
+class Work(NamedTuple):
+    """One executed convolution: ``implementation`` as ``brgconv:avx512_core_vnni``; multiply and add are 2 FLOP."""
+
+    implementation: str
+    data_type: str
+    flop: int
+
+
+class Log(NamedTuple):
+    """``version``, ``runtime`` and ``isa`` are empty where the log does not tell them."""
+
+    version: str
+    runtime: str
+    isa: str
+    work: Tuple[Work, ...]
+
+
+CLAIMED = {"fp32": ("f32:f32",), "bf16": ("bf16:bf16",), "int8": ("u8:s8", "s8:s8")}
+
+# Before 2.x printed a template line.
+_OLDEST = (
+    "operation,engine,primitive,implementation,prop_kind,memory_descriptors,attributes,auxiliary,problem_desc,exec_time"
+)
+
+
+def parse(lines: Iterable[str]) -> Log:
+    """Read a log; lines that are not oneDNN's are passed over."""
+    info: Dict[str, str] = {}
+    fields = _OLDEST.split(",")
+    work: List[Work] = []
+    for line in lines:
+        parts = line.strip().split(",")
+        if parts[0] not in ("onednn_verbose", "dnnl_verbose") or "graph" in parts[:4]:
+            continue
+        template = re.search(r"template:(.*)", line)
+        if template:
+            fields = [name.strip() for name in template[1].split(",")]
+        elif "info" in parts[:4]:
+            _read_info(",".join(parts[parts.index("info") + 1 :]), info)
+        elif "exec" in parts[:4]:
+            done = _convolution(dict(zip(fields, parts[parts.index("exec") :])))
+            if done is not None:
+                work.append(done)
+    return Log(info.get("version", ""), info.get("runtime", ""), info.get("isa", ""), tuple(work))
+
+
+def _read_info(text: str, info: Dict[str, str]) -> None:
+    version = re.match(r"(?:oneDNN|DNNL) v([\d.]+)", text)
+    if version:
+        info["version"] = version[1]
+    for key in ("runtime", "isa"):
+        found = re.match(r"cpu,%s:([^,]*)" % key, text)
+        if found:
+            info[key] = found[1]
+
+
+def _convolution(fields: Dict[str, str]) -> Optional[Work]:
+    if fields.get("primitive") != "convolution":
+        return None
+    flop = convolution_flop(fields["problem_desc"])
+    source, weights = (_data_type(fields["memory_descriptors"], role) for role in ("src", "wei"))
+    return Work(fields["implementation"], source + ":" + weights, flop)
+
+
+def _data_type(descriptors: str, role: str) -> str:
+    found = re.search(r"\b%s[_:](\w+?):" % role, descriptors)
+    return found[1] if found else "unknown"
+
+
+def convolution_flop(problem: str) -> int:
+    """Return 2 x mb x oc x oh x ow x (ic / groups) x kh x kw of a problem such as ``mb1_ic64oc64_ih56oh56kh1...``."""
+    size = {key: int(value) for key, value in re.findall(r"(mb|g|ic|oc|od|oh|ow|kd|kh|kw)(\d+)", problem)}
+    flop = 2 * size["mb"] * size["oc"] * size["ic"] // size.get("g", 1)
+    for key in ("od", "oh", "ow", "kd", "kh", "kw"):
+        flop *= size.get(key, 1)
+    return flop
+
+
+def kernels(work: Iterable[Work]) -> List[Dict[str, Any]]:
+    """Return calls and share of the convolution FLOPs by kernel and data type, largest first."""
+    work = list(work)
+    total = sum(item.flop for item in work)
+    grouped: Dict[Tuple[str, str], List[int]] = {}
+    for item in work:
+        entry = grouped.setdefault((item.implementation, item.data_type), [0, 0])
+        entry[0] += 1
+        entry[1] += item.flop
+    rows = [
+        {"name": name, "data_type": data_type, "calls": calls, "flop_share": flop / total}
+        for (name, data_type), (calls, flop) in grouped.items()
+    ]
+    return sorted(rows, key=lambda row: -row["flop_share"])
+
+
+def native_share(work: Iterable[Work], precision: str, expected_flop: int = 0) -> float:
+    """Return the share of convolution FLOPs that ran in the claimed type.
+
+    ``expected_flop`` is what the graph's shapes ask for: work that ran outside oneDNN is in no
+    log, and must not shrink the denominator.
+    """
+    work = list(work)
+    total = max(expected_flop, sum(item.flop for item in work))
+    claimed = sum(item.flop for item in work if item.data_type in CLAIMED[precision])
+    return claimed / total if total else 0.0
