@@ -1,0 +1,229 @@
+"""The tables of the page, as words: the template only lays them out."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from conformance.cases.metrics import METRICS, count, percent
+from conformance.records import Noise, Record, Verdict
+from conformance.reports.entries import ABSENT, Entry, by_batch, label, shown
+
+_ACCURACY = {
+    "images": "Images",
+    "top1": "Top-1",
+    "top5": "Top-5",
+    "top1_of_fp32": "Of fp32",
+    "mcnemar_p": "McNemar p",
+}
+_SPEED = {
+    "throughput_images_per_s": "Throughput",
+    "latency_p50_s": "Median",
+    "latency_p90_s": "p90",
+    "latency_p95_s": "p95",
+    "latency_p99_s": "p99",
+    "spread": "Spread",
+}
+_SPEEDUP = {"speedup_over_fp32": "Speed-up"}
+_CEILING = {"achieved_flop_per_s": "Achieved", "ceiling_flop_per_s": "Ceiling", "ceiling_share": "Share"}
+
+
+class Cell(NamedTuple):
+    """What a cell says. ``kind`` chooses its looks: ``number``, ``code``, ``bar`` or a ``verdict-...``."""
+
+    text: str
+    kind: str = ""
+    small: str = ""
+    href: str = ""
+    width: str = ""
+    rows: int = 1
+
+
+class Row(NamedTuple):
+    """Cells of which the first names the row, and what others published beneath it."""
+
+    cells: tuple[Cell, ...]
+    published: tuple[str, ...] = ()
+
+
+class Table(NamedTuple):
+    """``stacked`` tables of words become cards on a narrow screen; the others scroll in their place."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    numbers: tuple[bool, ...] = ()
+    stacked: bool = False
+
+
+def table(caption: str, columns: Sequence[str], rows: Iterable[Row], stacked: bool = False) -> Table:
+    """Return a table whose heads stand over numbers where its cells are numbers."""
+    listed = tuple(rows)
+    full = [row.cells for row in listed if len(row.cells) == len(columns)]
+    numbers = tuple(any(cells[i].kind == "number" for cells in full) for i in range(len(columns)))
+    return Table(caption, tuple(columns), listed, numbers, stacked)
+
+
+def verdict_cell(verdict: Verdict) -> Cell:
+    return Cell(verdict, f"verdict-{verdict.replace(' ', '-')}")
+
+
+def verdict_table(chosen: Sequence[Entry], several: bool) -> Table:
+    """Return every case with its verdict, the gravest first."""
+    rows = [
+        Row(
+            (
+                *_heading(entry, several),
+                Cell(entry.record.precision),
+                verdict_cell(entry.record.verdict),
+                Cell(*_measured_against(entry.record)),
+                Cell(_sources(entry.record), "quiet"),
+            )
+        )
+        for entry in chosen
+    ]
+    columns = (*_heads(several), "Precision", "Verdict", "Measured, and its band", "Source")
+    return table("Every case, the gravest verdict first", columns, rows, stacked=True)
+
+
+def accuracy_table(chosen: Sequence[Entry], several: bool) -> Table | None:
+    judged = [entry for entry in chosen if entry.record.mode == "accuracy" and entry.record.verdict != "not run"]
+    return _metric_table("Accuracy, with its 95 % interval", _ACCURACY, judged, several)
+
+
+def speed_table(chosen: Sequence[Entry], several: bool) -> Table | None:
+    timed = [entry for entry in chosen if entry.record.metrics.keys() & _SPEED.keys()]
+    return _metric_table("Throughput and the time a batch takes", _SPEED, timed, several)
+
+
+def speedup_table(chosen: Sequence[Entry], several: bool) -> Table | None:
+    compared = [entry for entry in chosen if entry.record.metrics.keys() & _SPEEDUP.keys()]
+    return _metric_table("Speed-up over fp32, with its interval", _SPEEDUP, compared, several)
+
+
+def ceiling_table(chosen: Sequence[Entry], several: bool) -> Table | None:
+    timed = [entry for entry in chosen if entry.record.metrics.keys() & _CEILING.keys()]
+    return _metric_table("Achieved, of what a matrix product reaches on the same cores", _CEILING, timed, several)
+
+
+def _metric_table(caption: str, heads: dict[str, str], chosen: Sequence[Entry], several: bool) -> Table | None:
+    """Return a row for each entry; a metric that none of them has gets no column."""
+    metrics = [metric for metric in heads if any(metric in entry.record.metrics for entry in chosen)]
+    ordered, sized = by_batch(chosen), heads is not _ACCURACY
+    published = _published(ordered, heads)
+    rows = [
+        Row(
+            (
+                *_heading(entry, several),
+                *([Cell(str(entry.record.batch_size or ABSENT), "number")] if sized else []),
+                *(_with_interval(entry.record, metric) for metric in metrics),
+                verdict_cell(entry.record.verdict),
+            ),
+            published.get(_place(entry), ()),
+        )
+        for entry in ordered
+    ]
+    columns = (
+        *_heads(several),
+        *(["Batch"] if sized else []),
+        *(heads[metric] for metric in metrics),
+        "Verdict",
+    )
+    return table(caption, columns, rows) if rows else None
+
+
+def kernel_table(chosen: Sequence[Entry], several: bool) -> Table | None:
+    """Return one row for each kernel; a case spans the rows of its kernels."""
+    rows = [row for entry in by_batch(chosen) for row in _kernel_rows(entry, several)]
+    columns = (*_heads(several), "Claimed", "Kernel", "Data type", "Calls", "Share of the FLOPs")
+    return table("Convolution work by the kernels that did it", columns, rows) if rows else None
+
+
+def _kernel_rows(entry: Entry, several: bool) -> list[Row]:
+    record = entry.record
+    named = [cell._replace(rows=len(record.kernels)) for cell in (*_heading(entry, several), Cell(record.precision))]
+    return [
+        Row(
+            (
+                *(named if place == 0 else ()),
+                Cell(kernel.name, "code"),
+                Cell(kernel.data_type, "code"),
+                Cell(count(kernel.calls), "number"),
+                Cell(percent(kernel.flop_share), "bar", width=f"{100 * min(max(kernel.flop_share, 0), 1):.1f}%"),
+            )
+        )
+        for place, kernel in enumerate(record.kernels)
+    ]
+
+
+def noise_table(chosen: Sequence[Entry], several: bool) -> Table | None:
+    rows = [
+        Row((*_heading(entry, several), *_noise_cells(noise)))
+        for entry in by_batch(chosen)
+        if (noise := entry.record.noise) is not None
+    ]
+    columns = (*_heads(several), "Steal", "Foreign", "Throttled", "Spread", "Ceiling drift", "In words")
+    return table(f"How quiet the machine was; {ABSENT} could not be read there", columns, rows) if rows else None
+
+
+def _noise_cells(noise: Noise) -> tuple[Cell, ...]:
+    shares = (noise.steal_share, noise.foreign_share, noise.spread, noise.ceiling_drift)
+    steal, foreign, spread, drift = (Cell(ABSENT if s is None else percent(s), "number") for s in shares)
+    throttled = Cell(ABSENT if noise.throttle_events is None else count(noise.throttle_events), "number")
+    return steal, foreign, throttled, spread, drift, Cell("; ".join(noise.reasons) or "quiet", "sentence")
+
+
+def case_cell(entry: Entry) -> Cell:
+    return Cell(entry.record.case, "code", small=entry.about, href=entry.anchor and f"#{entry.anchor}")
+
+
+def _heading(entry: Entry, several: bool) -> tuple[Cell, ...]:
+    return (case_cell(entry), Cell(str(entry.run))) if several else (case_cell(entry),)
+
+
+def _heads(several: bool) -> tuple[str, ...]:
+    return ("Case", "Run") if several else ("Case",)
+
+
+def _with_interval(record: Record, metric: str) -> Cell:
+    interval = record.intervals.get(metric)
+    small = f"{shown(metric, interval[0])} to {shown(metric, interval[1])}" if interval else ""
+    return Cell(shown(metric, record.metrics.get(metric)), "number", small)
+
+
+def _measured_against(record: Record) -> tuple[str, str, str]:
+    """Return the sentences of what was judged, the cell's kind, and the reason when it says more."""
+    judged = [judgement.text for judgement in record.judgements if judgement.verdict != "unjudged"]
+    said = " ".join(judged) or record.reason or " ".join(judgement.text for judgement in record.judgements)
+    return said or "Nothing was judged.", "sentence", record.reason if record.reason not in said else ""
+
+
+def _sources(record: Record) -> str:
+    judged = dict.fromkeys(judgement.source for judgement in record.judgements if judgement.source)
+    return "; ".join(judged) or record.source
+
+
+def _published(ordered: Sequence[Entry], heads: Container[str]) -> dict[tuple[int, str, str], tuple[str, ...]]:
+    """Return by run, case and stack what others published: a figure stands once, below its case's last run."""
+    last = {entry.record.case: entry for entry in ordered}
+    return {
+        _place(entry): tuple(_published_sentence(f) for f in entry.record.published if f.get("metric") in heads)
+        for entry in last.values()
+    }
+
+
+def _place(entry: Entry) -> tuple[int, str, str]:
+    return entry.run, entry.record.case, entry.record.stack
+
+
+def _published_sentence(figure: dict[str, Any]) -> str:
+    metric, value = str(figure.get("metric", "")), figure.get("value")
+    number = shown(metric, value) if isinstance(value, (int, float)) else str(value)
+    machine, source = figure.get("machine", "not named"), figure.get("source", "source not named")
+    return f"Published, on the machine {machine}: {label(metric)} {number} ({source}). Not a gate."
+
+
+def known(metrics: Iterable[str]) -> list[str]:
+    """Return metrics in the registry's order, those that it does not know last."""
+    order = list(METRICS)
+    return sorted(metrics, key=lambda name: (order.index(name) if name in METRICS else len(order), name))

@@ -1,0 +1,547 @@
+"""The report: what is in the records is on the page and in the table, and nothing else is."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import io
+import os
+import re
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pandas as pd
+import pytest
+from report_examples import (
+    accuracy,
+    full_run,
+    header,
+    judgement,
+    large_run,
+    not_run,
+    record,
+    second_run,
+    speed,
+)
+
+from conformance.cases import Band
+from conformance.cases.metrics import METRICS
+from conformance.errors import HarnessFault, UsageError
+from conformance.records import Artefact, Footer, Kernel, Launched, Noise, Record, Run
+from conformance.reports import write_report
+from conformance.reports.charts import MAX_ROWS, Figure, accuracy_charts, limits, speed_charts, speedup_charts
+from conformance.reports.details import shell_command
+from conformance.reports.entries import DETAILED, entries, row_labels
+from conformance.reports.frame import COLUMNS, csv_text, tidy
+from conformance.reports.page import page
+
+ROOT = Path(__file__).parents[1]
+HOSTILE = "<script>alert(1)</script>"
+
+
+class Elements(HTMLParser):
+    """Collects the elements of a page with their attributes, and its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+    def tags(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.found if tag == name]
+
+
+@pytest.fixture(scope="module")
+def full_page() -> str:
+    return page([full_run()])
+
+
+def run_of(*records: Record, **changes: Any) -> Run:
+    fields: dict[str, Any] = {"directory": "results/run", "header": header(), "footer": None}
+    return Run(**{**fields, **changes}, records=records)
+
+
+def read_back(text: str) -> pd.DataFrame:
+    floats = [column for column, kind in COLUMNS.items() if kind == "float64"]
+    return pd.read_csv(
+        io.StringIO(text),
+        keep_default_na=False,
+        converters={column: lambda cell: float(cell or "nan") for column in floats},
+    )
+
+
+def all_figures(run: Run) -> Iterator[Figure]:
+    listed = entries([run])
+    yield from (*accuracy_charts(listed), *speed_charts(listed), *speedup_charts(listed))
+
+
+@pytest.mark.parametrize("module", ["frame", "entries", "charts", "details", "machine"])
+def test_the_examples_in_the_docstrings_are_true(module: str) -> None:
+    result = doctest.testmod(importlib.import_module(f"conformance.reports.{module}"))
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    script = "import sys, conformance.reports; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = run.stdout.split()
+    assert "conformance.reports" in loaded
+    assert not {"pandas", "numpy", "altair", "jinja2", "vl_convert"} & set(loaded)
+
+
+def test_the_table_read_back_equals_the_records() -> None:
+    run = full_run()
+    frame = read_back(csv_text(tidy([run])))
+    assert list(frame.columns) == list(COLUMNS)
+    for expected in run.records:
+        rows = frame[frame["case"] == expected.case]
+        measured = rows[rows["value"].notna()]
+        assert dict(zip(measured["metric"], measured["value"], strict=True)) == expected.metrics
+        ends = rows[rows["interval_low"].notna()]
+        assert {
+            metric: (low, high)
+            for metric, low, high in zip(ends["metric"], ends["interval_low"], ends["interval_high"], strict=True)
+        } == expected.intervals
+        judged = rows[rows["verdict"] != ""]
+        assert dict(zip(judged["metric"], judged["verdict"], strict=True)) == {
+            j.metric: j.verdict for j in expected.judgements
+        }
+        assert set(rows["case_verdict"]) == {expected.verdict}
+        assert set(rows["batch_size"]) == {expected.batch_size}
+        assert set(rows["reason"]) == {expected.reason}
+
+
+def test_a_case_that_did_not_run_stays_in_the_table() -> None:
+    frame = tidy([run_of(not_run("bf16-gaudi", "No HPU here."))])
+    assert frame[["case", "metric", "case_verdict", "reason"]].values.tolist() == [
+        ["bf16-gaudi", "", "not run", "No HPU here."]
+    ]
+    assert frame["value"].isna().all()
+
+
+def test_a_metric_without_a_number_has_a_row_with_its_verdict() -> None:
+    frame = tidy([full_run()])
+    row = frame[(frame["case"] == "int8-accuracy-digits") & (frame["metric"] == "top1")]
+    assert row[["verdict", "band"]].values.tolist() == [["invalid", "at least 0.9700"]]
+    assert row["value"].isna().all()
+
+
+def test_of_two_bands_for_a_metric_the_graver_verdict_counts() -> None:
+    judgements = (
+        judgement("top1", "inside", "Inside.", 0.75, "at least 0.7000"),
+        judgement("top1", "outside", "Outside.", 0.75, "at most 0.7400"),
+    )
+    frame = tidy([run_of(record("fp32-accuracy", metrics={"top1": 0.75}, judgements=judgements))])
+    assert frame[["verdict", "band"]].values.tolist() == [["outside", "at least 0.7000; at most 0.7400"]]
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit"),
+    [
+        ("throughput_images_per_s", "images/s"),
+        ("latency_p99_s", "s"),
+        ("achieved_flop_per_s", "FLOP/s"),
+        ("top1", ""),
+        ("images", ""),
+    ],
+)
+def test_the_unit_of_a_metric_is_the_one_in_its_name(metric: str, unit: str) -> None:
+    frame = tidy([run_of(record("fp32-accuracy", metrics={metric: 1.5}))])
+    assert frame["unit"].tolist() == [unit]
+
+
+def test_runs_stand_below_one_another_in_the_table() -> None:
+    frame = tidy([full_run(), second_run()])
+    assert frame["run"].unique().tolist() == ["run-20261121-120301-4f2a", "run-20261122-080000-77aa"]
+
+
+def test_quotes_commas_and_newlines_survive_the_table() -> None:
+    reason = 'a "quoted", reason\nof two lines'
+    frame = read_back(csv_text(tidy([run_of(not_run("x", reason))])))
+    assert frame["reason"].tolist() == [reason]
+
+
+def test_both_files_are_written_and_nothing_else(tmp_path: Path) -> None:
+    write_report([full_run()], tmp_path / "new" / "report.html", tmp_path / "report.csv")
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == [
+        "new/report.html",
+        "report.csv",
+    ]
+    assert (tmp_path / "report.csv").read_text().startswith("run,started_at,case,suite,model,mode,precision,")
+
+
+@pytest.mark.parametrize("name", ["html", "csv"])
+def test_only_the_file_that_was_asked_for_is_written(tmp_path: Path, name: str) -> None:
+    wanted = tmp_path / f"report.{name}"
+    write_report([full_run()], wanted if name == "html" else None, wanted if name == "csv" else None)
+    assert list(tmp_path.iterdir()) == [wanted]
+
+
+def test_a_report_that_cannot_be_written_is_a_harness_fault(tmp_path: Path) -> None:
+    (tmp_path / "report.csv").mkdir()
+    with pytest.raises(HarnessFault, match=r"Cannot write the report '.*report\.csv': Is a directory\. Hint: Free"):
+        write_report([full_run()], None, tmp_path / "report.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.csv"]
+
+
+@pytest.mark.parametrize(("name", "package"), [("html", "altair"), ("csv", "pandas")])
+def test_a_package_that_is_missing_is_named(tmp_path: Path, name: str, package: str) -> None:
+    script = f"""
+import sys
+sys.modules[{package!r}] = None
+from pathlib import Path
+from conformance.errors import UsageError
+from conformance.reports import write_report
+from report_examples import full_run
+try:
+    write_report([full_run()], **{{"html": None, "csv": None, {name!r}: Path("report")}})
+except UsageError as error:
+    print(error)
+"""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    run = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": path}, cwd=tmp_path, capture_output=True
+    )
+    expected = (
+        f"A report needs the package {package!r}, which is not installed. Hint: pip install 'tf-conformance[reports]'"
+    )
+    assert run.stdout.decode().strip() == expected
+
+
+def test_an_empty_run_is_an_error_and_no_empty_page(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"Run 'run-20261121-120301-4f2a' holds no record: there is nothing to report"):
+        write_report([full_run(), run_of()], tmp_path / "report.html", None)
+    with pytest.raises(UsageError, match=r"There is no run to report\. Hint: Give the directory"):
+        write_report([], tmp_path / "report.html", None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_verdict_is_counted_aloud(full_page: str) -> None:
+    sentence = "16 cases: 9 inside, 1 outside, 1 unjudged, 1 unstable, 1 invalid, 3 not run."
+    assert sentence in Elements(full_page).text
+
+
+def test_a_verdict_that_nothing_got_is_counted_as_none() -> None:
+    text = Elements(page([run_of(not_run("x", "No HPU."))])).text
+    assert "1 case: 0 inside, 0 outside, 0 unjudged, 0 unstable, 0 invalid, 1 not run." in text
+
+
+def test_the_gravest_verdicts_stand_first() -> None:
+    order = [entry.record.verdict for entry in entries([full_run()])]
+    assert list(dict.fromkeys(order)) == ["invalid", "outside", "unstable", "not run", "unjudged", "inside"]
+
+
+def test_the_same_case_of_two_runs_stands_together() -> None:
+    listed = [(entry.record.case, entry.run) for entry in entries([full_run(), second_run()])]
+    assert listed.index(("int8-accuracy-imagenet", 2)) == listed.index(("int8-accuracy-imagenet", 1)) + 1
+
+
+def test_a_whole_run_has_no_banner(full_page: str) -> None:
+    assert "Before you read on" not in full_page
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"footer": None}, "This run did not end by itself: its footer is missing."),
+        (
+            {"footer": Footer(ended_at="", counts={"inside": 16}, exit_status=2)},
+            "This run ended early: it was interrupted (exit status 2).",
+        ),
+        (
+            {"footer": Footer(ended_at="", counts={"inside": 9, "outside": 8}, exit_status=1)},
+            "This run counted 17 cases in its footer, and its file holds 16.",
+        ),
+        (
+            {"header": header(hardware_differences=("1 socket instead of 8", "no AMX"))},
+            "This run was made on a machine that is not 'xeon-8s': 1 socket instead of 8; no AMX.",
+        ),
+    ],
+    ids=["no footer", "interrupted", "counts differ", "hardware differs"],
+)
+def test_what_casts_doubt_on_a_run_is_told_first(changes: dict[str, Any], sentence: str) -> None:
+    text = Elements(page([full_run(**changes)])).text
+    assert f"Before you read on: {sentence}" in text
+    assert text.index(sentence) < text.index("Every case, the gravest verdict first")
+
+
+def test_every_case_has_its_sentence_its_source_and_its_numbers(full_page: str) -> None:
+    text = Elements(full_page).text
+    for expected in full_run().records:
+        assert expected.case in text
+        assert expected.reason in text
+        assert all(j.text in text for j in expected.judgements)
+        assert all(METRICS[name].show(value) in text for name, value in expected.metrics.items())
+
+
+def test_what_a_case_was_made_from_is_on_the_page(full_page: str) -> None:
+    text = Elements(full_page).text
+    assert "pytest suites/inference --hw xeon-8s --stack tf=/opt/tf/bin/python" in text
+    assert "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08" in text
+    assert "logs/int8-accuracy-imagenet.log" in text
+    assert "CPUs 0-27; memory of node 0; 1 inter-op and 28 intra-op threads." in text
+    assert "steal 8.1 % of the bound cores' time, at most 2.0 % allowed" in text
+    assert "brgconv:avx512_core_amx u8:s8 52 98.3 %" in text
+    assert "memory 1.5 TiB" in text
+
+
+def test_published_figures_are_told_from_measured_ones(full_page: str) -> None:
+    sentence = (
+        "Published, on the machine 2 sockets x 28 cores, AVX512: throughput 239.5 images/s "
+        "(recipe 003, sample output). Not a gate."
+    )
+    assert sentence in Elements(full_page).text
+    assert full_page.count('<tr class="published">') == 4
+
+
+def test_a_published_figure_stands_once_below_the_last_run_of_its_case() -> None:
+    assert page([full_run(), second_run()]).count('<tr class="published">') == 4
+
+
+def test_a_launch_copied_into_a_shell_starts_the_same_process(tmp_path: Path) -> None:
+    script = "import os, sys; print(repr((sys.argv[1:], os.environ.get('A'), os.environ.get('B'))))"
+    launched = Launched(
+        argv=(sys.executable, "-c", script, "two words", "it's $HOME", "*"),
+        env={"A": "x y;$(false)", "B": None},
+        cpus=(),
+        memory_nodes=(),
+        inter_op_threads=1,
+        intra_op_threads=1,
+    )
+    said = subprocess.run(
+        ["/bin/sh", "-c", shell_command(launched)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"B": "set"},
+    ).stdout
+    assert said == repr((["two words", "it's $HOME", "*"], "x y;$(false)", None)) + "\n"
+
+
+def hostile_run() -> Run:
+    text = HOSTILE
+    measured = msgspec.structs.replace(
+        speed("fp32", "latency", 1, 0.01),
+        **dict.fromkeys(("case", "suite", "model", "precision", "dataset", "source", "stack", "profile"), text),
+        reason=text,
+        notes=(text,),
+        hardware_differences=(text,),
+        worker=text,
+        metrics={"top1": 0.5, "throughput_images_per_s": 5.0, "speedup_over_fp32": 2.0, text: 1.0},
+        intervals={"top1": (0.4, 0.6)},
+        judgements=(
+            judgement("top1", "outside", text, 0.5, text),
+            judgement(text, "inside", text, 1.0, None),
+        ),
+        published=({"metric": "throughput_images_per_s", "value": text, "machine": text, "source": text},),
+        noise=Noise(reasons=(text,)),
+        kernels=(Kernel(name=text, data_type=text, calls=1, flop_share=1.0),),
+        inputs={text: Artefact(path=text, sha256=text)},
+        artefacts={text: Artefact(path=text)},
+        launched=(
+            Launched(
+                argv=(text,),
+                env={text: text},
+                cpus=(),
+                memory_nodes=(),
+                inter_op_threads=1,
+                intra_op_threads=1,
+            ),
+        ),
+    )
+    head = header(
+        run=text,
+        harness=text,
+        command=(text,),
+        profile=text,
+        host={text: text, "model_name": text},
+        stacks={text: {text: text, "tensorflow": text}},
+        environment={text: text},
+        hardware_differences=(text,),
+        started_at=text,
+    )
+    return run_of(measured, header=head, directory=text)
+
+
+def test_hostile_names_stay_text_wherever_they_stand() -> None:
+    html = page([hostile_run(), hostile_run()])
+    assert not Elements(html).tags("script")
+    assert HOSTILE not in html
+    assert html.count("&lt;script&gt;") > 100
+    assert '"><script' not in html
+
+
+def test_hostile_names_stay_text_in_charts() -> None:
+    figures = list(all_figures(hostile_run()))
+    assert len(figures) == 4
+    for figure in figures:
+        root = ET.fromstring(figure.svg)
+        assert not [element for element in root.iter() if element.tag.endswith("script")]
+        assert HOSTILE in (root.get("aria-label") or "")
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_the_page_needs_nothing_but_itself(runs: int) -> None:
+    elements = Elements(page([full_run(), second_run()][:runs]))
+    links = [a.get(key) or "" for _, a in elements.found for key in ("src", "href", "xlink:href", "srcset", "data")]
+    assert all(link == "" or link == "data:," or link.startswith("#") for link in links)
+    assert not {"script", "iframe", "object", "embed", "form"} & {tag for tag, _ in elements.found}
+    policy = next(a["content"] for a in elements.tags("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+
+
+def test_every_link_leads_somewhere_and_every_id_is_one_of_a_kind() -> None:
+    elements = Elements(page([full_run(), second_run()]))
+    ids = [a["id"] for _, a in elements.found if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert {(a.get("href") or "")[1:] for tag, a in elements.found if tag in ("a", "use")} <= set(ids)
+
+
+def test_the_page_is_made_for_readers_of_all_kinds(full_page: str) -> None:
+    elements = Elements(full_page)
+    assert elements.tags("html") == [{"lang": "en"}]
+    headings = [int(tag[1]) for tag, _ in elements.found if re.fullmatch(r"h[1-6]", tag)]
+    assert headings[0] == 1
+    assert headings.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(headings))
+    assert len(elements.tags("caption")) == len(elements.tags("table"))
+    assert all(a.get("scope") in ("row", "col") for a in elements.tags("th"))
+
+
+def test_a_page_is_under_a_megabyte() -> None:
+    assert len(page([full_run(), second_run()]).encode()) < 1_000_000
+
+
+def test_thousands_of_cases_are_shown_within_seconds_and_what_is_left_out_is_told() -> None:
+    started = time.monotonic()
+    html = page([large_run(5000)])
+    assert time.monotonic() - started < 20
+    assert f"These are {DETAILED} of 5,000 cases, the gravest; the CSV has all." in html
+    assert f"The first {MAX_ROWS} of 5,000 are drawn." in html
+    assert html.count("fp32-latency-4999") > 0
+    assert html.count('<details class="case">') == DETAILED
+
+
+def test_runs_stand_side_by_side() -> None:
+    text = Elements(page([full_run(footer=None), second_run()])).text
+    assert "27 cases: 18 inside, 2 outside, 1 unjudged, 2 unstable, 1 invalid, 3 not run." in text
+    assert "Run 1 (run-20261121-120301-4f2a) did not end by itself" in text
+    assert "9 inside, 1 outside, 0 unjudged, 1 unstable, 0 invalid, 0 not run" in text
+    assert "tf, run 1 tf215, run 2" in text
+
+
+def test_a_run_in_which_nothing_was_measured_has_no_empty_section() -> None:
+    elements = Elements(page([run_of(not_run("bf16-gaudi", "No HPU here."))]))
+    assert [a["id"] for a in elements.tags("section")] == ["verdicts", "machine", "provenance", "cases"]
+    assert not elements.tags("figure")
+
+
+def test_a_time_that_is_none_is_shown_as_it_is() -> None:
+    assert "yesterday" in page([full_run(header=header(started_at="yesterday"))])
+
+
+def test_a_time_ending_in_z_is_a_time() -> None:
+    html = page([full_run(header=header(started_at="2026-11-21T12:03:01Z"))])
+    assert "21 Nov 2026, 12:03:01 UTC" in html
+    assert "0:38:39" in html
+
+
+@pytest.mark.parametrize(
+    ("metric", "limits_of", "expected"),
+    [
+        ("top1", {"at_least": 0.757}, (0.757, None)),
+        ("top1", {"within": (0.7, 0.8)}, (0.7, 0.8)),
+        ("throughput_images_per_s", {"at_least": 1234.5}, (1234.5, None)),
+        ("throughput_images_per_s", {"within": (12_000.0, 13_500.0)}, (12_000.0, 13_500.0)),
+        ("latency_p99_s", {"at_most": 0.009481}, (None, 0.009481)),
+        ("spread", {"at_most": 0.05}, (None, 0.05)),
+        ("spread", {"within": (0.01, 0.05)}, (0.01, 0.05)),
+        ("achieved_flop_per_s", {"at_least": 336e9}, (336e9, None)),
+        ("achieved_flop_per_s", {"at_least": 42.5e12}, (42.5e12, None)),
+        ("speedup_over_fp32", {"at_least": 1.5}, (1.5, None)),
+    ],
+)
+def test_a_band_is_drawn_where_its_words_say(metric: str, limits_of: Any, expected: Any) -> None:
+    band = str(Band(metric=metric, source="here", **limits_of))
+    assert limits(band) == tuple(end if end is None else pytest.approx(end) for end in expected)
+
+
+@pytest.mark.parametrize("band", [None, "", "as fast as before", "at least", "within 3", "at least 1 or 2"])
+def test_a_band_in_other_words_is_not_drawn(band: str | None) -> None:
+    assert limits(band) == (None, None)
+
+
+def test_a_chart_says_in_words_what_it_shows() -> None:
+    (figure,) = accuracy_charts(entries([run_of(accuracy("int8", 0.7512, 0.9241, "outside"))]))
+    said = "int8: 0.7512, interval 0.7475 to 0.7549, at least 0.7570, outside"
+    root = ET.fromstring(figure.svg)
+    assert root.get("role") == "img"
+    assert root.get("aria-label") == f"Top-1 on imagenet. {said}"
+    titles = [element.text for element in root.iter() if element.tag.endswith("title")]
+    assert said in titles
+    assert "0.7512 outside" in [element.text for element in root.iter() if element.tag.endswith("text")]
+
+
+def test_charts_take_their_width_and_colours_from_the_page() -> None:
+    figures = list(all_figures(full_run()))
+    assert [figure.title for figure in figures] == [
+        "Top-1 on imagenet",
+        "Throughput",
+        "Time a batch, batch 1",
+        "Time a batch, batch 16",
+        "Time a batch, batch 128",
+        "Speed-up over fp32",
+    ]
+    for figure in figures:
+        root = ET.fromstring(figure.svg)
+        assert root.get("viewBox")
+        assert not {"width", "height"} & set(root.attrib)
+        drawn = {element.get(key) for element in root.iter() for key in ("fill", "stroke")} - {None}
+        assert all(re.fullmatch(r"var\(--\w+\)|currentColor|none|transparent", str(colour)) for colour in drawn)
+
+
+def test_a_hollow_mark_is_one_that_is_not_inside() -> None:
+    records = (accuracy("fp32", 0.7651, 0.9307), accuracy("int8", 0.7512, 0.9241, "outside"))
+    (figure,) = accuracy_charts(entries([run_of(*records)]))
+    marks = [e for e in ET.fromstring(figure.svg).iter() if (e.get("aria-label") or "").startswith(("fp32:", "int8:"))]
+    assert [(m.get("stroke"), m.get("fill-opacity", "1")) for m in marks] == [
+        ("var(--fp32)", "1"),
+        ("var(--int8)", "0"),
+    ]
+
+
+def test_rows_of_a_chart_are_told_apart() -> None:
+    assert row_labels(entries([run_of(accuracy("fp32", 0.7, 0.9))])) == ["fp32"]
+    two = entries([run_of(accuracy("fp32", 0.7, 0.9)), run_of(accuracy("fp32", 0.7, 0.9))])
+    assert row_labels(two) == ["fp32 · run 1", "fp32 · run 2"]
+    twins = entries([run_of(record("fp32-accuracy-a"), record("fp32-accuracy-b"))])
+    assert row_labels(twins) == ["fp32-accuracy-a", "fp32-accuracy-b"]
+
+
+def test_a_single_step_is_drawn() -> None:
+    timed = speed("fp32", "latency", 1, 0.01)
+    series = msgspec.structs.replace(timed.series[0], step_s=(0.01,))
+    run = run_of(msgspec.structs.replace(timed, series=(series,)))
+    figures = speed_charts(entries([run]))
+    assert "longest 10.000 ms, timed steps 1" in figures[-1].svg
