@@ -1,0 +1,140 @@
+"""pytest's hooks, each a line or two over what can be tested without pytest."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conformance.cases import Case, load_cases
+from conformance.errors import ConformanceError, HarnessFault
+from conformance.fixtures import terminal
+from conformance.fixtures.options import OPTIONS, destination, parsed
+from conformance.fixtures.session import SESSION, Session
+
+pytest_plugins = ["conformance.fixtures.requested"]
+
+TALLY = pytest.StashKey[terminal.Tally]()
+RUN = "conformance_run"
+
+MARKERS = {
+    "fp32": "cases in fp32",
+    "bf16": "cases in bf16",
+    "int8": "cases in int8",
+    "accuracy": "top-1 and top-5 over a whole validation split",
+    "throughput": "batch inference, images/s",
+    "latency": "online inference, one image at a time",
+    "speedup": "a precision against fp32 in one process",
+    "imagenet": "needs ImageNet (--data-location) and a trained graph (--in-graph)",
+    "digits": "the embedded default, handwritten digits",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("conformance", "TensorFlow image models: is it right, is it fast?")
+    for flag, text, extra in OPTIONS:
+        group.addoption(flag, dest=destination(flag), help=text, **extra)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for marker, text in MARKERS.items():
+        config.addinivalue_line("markers", f"{marker}: {text}")
+    worker: dict[str, Any] | None = getattr(config, "workerinput", None)
+    try:
+        options = parsed(config)
+        terminal.check_marker_expression(config.getoption("markexpr", ""), config.getini("markers"))
+        terminal.check_benchmark_under_xdist(config)
+    except ConformanceError as error:
+        raise pytest.UsageError(str(error)) from None
+    run = worker[RUN] if worker else terminal.run_name(datetime.now())
+    name = worker["workerid"] if worker else None
+    command = ("pytest", *config.invocation_params.args)
+    config.stash[SESSION] = session = Session(options, config.rootpath, command, run, name)
+    config.stash[TALLY] = tally = terminal.Tally()
+    config.pluginmanager.register(tally, "conformance-tally")
+    session.show = terminal.progress(config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist which run it belongs to."""
+    node.workerinput[RUN] = node.config.stash[SESSION].run
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    return terminal.header(config.stash[SESSION]) if terminal.runs_suites(config) else []
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Refuse a machine, a stack or a directory that is not as asked, before anything is collected."""
+    if terminal.runs_suites(session.config) and not session.config.getoption("collectonly"):
+        try:
+            terminal.check(session.config.stash[SESSION])
+        except ConformanceError as error:
+            raise pytest.UsageError(str(error)) from None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make a test of every row of the table beside the test's file."""
+    if "case" in metafunc.fixturenames:
+        try:
+            cases = load_cases(Path(metafunc.module.__file__).with_suffix(".toml"))
+        except ConformanceError as error:
+            raise pytest.UsageError(str(error)) from None
+        marked = [pytest.param(c, id=c.id, marks=[getattr(pytest.mark, m) for m in c.markers]) for c in cases]
+        metafunc.parametrize("case", marked)
+
+
+def case_of(item: pytest.Item) -> Case | None:
+    callspec = getattr(item, "callspec", None)
+    case = callspec.params.get("case") if callspec else None
+    return case if isinstance(case, Case) else None
+
+
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """With --plan, print the launches of the selected cases and run nothing."""
+    state = session.config.stash[SESSION]
+    if not state.options.plan:
+        return None
+    try:
+        terminal.print_plan(state, [case for case in map(case_of, session.items) if case], sys.stdout)
+    except ConformanceError as error:
+        raise pytest.UsageError(str(error)) from None
+    return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Give a case that cannot be measured its record and its one sentence, without a traceback."""
+    if case_of(pyfuncitem) is None:
+        return (yield)
+    try:
+        return (yield)
+    except ConformanceError as error:
+        stopped = error
+    try:
+        judge: Any = pyfuncitem.funcargs["judge"]
+        judge.stopped(stopped)
+    except HarnessFault as fault:
+        stopped = fault
+    if isinstance(stopped, HarnessFault):
+        pytest.exit(str(stopped), returncode=4)
+    return None
+
+
+def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -> tuple[str, str, Any] | None:
+    return config.stash[TALLY].status(report)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    state, tally = session.config.stash[SESSION], session.config.stash[TALLY]
+    if state.worker is None and terminal.runs_suites(session.config) and not state.options.plan:
+        session.exitstatus = terminal.finish(state, tally, int(exitstatus), session.testscollected)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    terminal.summary(config.stash[SESSION], config.stash[TALLY], terminalreporter)

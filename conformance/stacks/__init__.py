@@ -1,0 +1,119 @@
+"""With what it runs: a stack is one Python interpreter and what is installed in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from conformance.errors import UsageError
+
+OLDEST_PYTHON = (3, 8)
+OLDEST_TENSORFLOW = (2, 8)
+PROBE_LIMIT_S = 60
+
+# Runs in the stack's interpreter: it reads metadata only and imports nothing that was installed.
+PROBE = """
+import json, re, sys
+from importlib import metadata
+found = ((d.metadata["Name"], d.version) for d in metadata.distributions())
+packages = {re.sub("[-_.]+", "-", name).lower(): version for name, version in found if name}
+print(json.dumps({"python": list(sys.version_info[:3]), "prefix": sys.prefix, "packages": packages}))
+"""
+
+# Of what is installed, these change a measurement and stand in the record.
+TOLD = (
+    "tensorflow", "tensorflow-cpu", "tensorflow-intel", "intel-tensorflow", "intel-extension-for-tensorflow",
+    "intel-extension-for-tensorflow-lib", "neural-compressor", "neural-compressor-tf", "numpy", "keras", "protobuf",
+    "horovod", "habana-tensorflow", "habana-horovod",
+)  # fmt: skip
+
+
+class Stack(msgspec.Struct, frozen=True, kw_only=True):
+    """A stack as probed: ``packages`` are the installed versions of those that change a measurement."""
+
+    name: str
+    python: str
+    python_version: str
+    packages: dict[str, str]
+
+    @property
+    def quantizer(self) -> str | None:
+        """The Neural Compressor of this stack, as ``name version``; None without one."""
+        for name in ("neural-compressor-tf", "neural-compressor"):
+            if name in self.packages:
+                return f"{name} {self.packages[name]}"
+        return None
+
+    @property
+    def tensorflow(self) -> str:
+        return next(self.packages[name] for name in TOLD[:4] if name in self.packages)
+
+
+def find_interpreter(spec: str, root: Path) -> tuple[str, str]:
+    """Return (name, interpreter) of a stack given as a tox environment, a virtual environment or an interpreter."""
+    if spec == "":
+        return "default", sys.executable
+    for directory in (root / ".tox" / spec, Path(spec)):
+        interpreter = directory / "bin" / "python"
+        if interpreter.exists():
+            return directory.name, str(interpreter.absolute())
+    path = Path(spec)
+    if path.is_file() and os.access(path, os.X_OK):
+        return (path.parent.parent.name if path.parent.name == "bin" else path.name), str(path.absolute())
+    made = sorted(p.parent.parent.name for p in (root / ".tox").glob("*/bin/python"))
+    raise UsageError(
+        f"There is no stack {spec!r}: neither an environment of tox nor a path to an interpreter; "
+        f"environments here: {', '.join(made) or 'none'}.",
+        f"Make it with `tox -e {spec} --notest`, or give the path of a Python that has TensorFlow."
+        if "/" not in spec
+        else "Give the path of a Python, or of its virtual environment.",
+    )
+
+
+def probe(name: str, interpreter: str) -> Stack:
+    """Ask an interpreter what it is; raises UsageError when it cannot run our subjects."""
+    hint = f"Run `{interpreter} --version`, or choose another with --stack."
+    try:
+        done = subprocess.run(
+            [interpreter, "-c", PROBE], capture_output=True, text=True, timeout=PROBE_LIMIT_S, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UsageError(f"The interpreter {interpreter!r} of stack {name!r} does not start: {error}.", hint) from None
+    try:
+        told = json.loads(done.stdout.splitlines()[-1])
+        version = tuple(told["python"])
+        packages = {key: told["packages"][key] for key in TOLD if key in told["packages"]}
+    except (ValueError, LookupError, TypeError):
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise UsageError(f"{interpreter!r} of stack {name!r} is no working Python: {last}.", hint) from None
+    if version < OLDEST_PYTHON:
+        raise UsageError(
+            f"Stack {name!r} has Python {_dotted(version)}; subjects need {_dotted(OLDEST_PYTHON)} or newer.", hint
+        )
+    stack = Stack(name=name, python=interpreter, python_version=_dotted(version), packages=packages)
+    _check_tensorflow(stack)
+    return stack
+
+
+def _check_tensorflow(stack: Stack) -> None:
+    try:
+        version = stack.tensorflow
+    except StopIteration:
+        raise UsageError(
+            f"Stack {stack.name!r} ({stack.python}) has no TensorFlow.",
+            f"Install it with `{stack.python} -m pip install tensorflow`, or choose another stack with --stack.",
+        ) from None
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_TENSORFLOW:
+        raise UsageError(
+            f"Stack {stack.name!r} has TensorFlow {version}; subjects need {_dotted(OLDEST_TENSORFLOW)} or newer.",
+            "Choose another stack with --stack.",
+        )
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))

@@ -1,0 +1,3 @@
+"""Loads the harness into pytest."""
+
+pytest_plugins = ["conformance.plugin"]
