@@ -9,7 +9,7 @@ from typing import FrozenSet
 
 _ALLOWED = frozenset(
     """
-    Const Placeholder PlaceholderWithDefault Identity IdentityN NoOp Snapshot StopGradient PreventGradient
+    Const HostConst Placeholder PlaceholderWithDefault Identity IdentityN NoOp Snapshot StopGradient PreventGradient
     CheckNumerics Assert
     Switch Merge Enter Exit NextIteration LoopCond If StatelessIf While StatelessWhile Case StatelessCase
     PartitionedCall StatefulPartitionedCall
