@@ -1,0 +1,1 @@
+"""Where it runs: the host as detected, profiles as data, and why one does not fit the other."""
