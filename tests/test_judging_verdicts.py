@@ -168,6 +168,16 @@ def test_noise_makes_speeds_unstable_and_nothing_else(metric: str) -> None:
     assert ("unstable, because it was loud; and hot (README of the recipe)." in found.text) == METRICS[metric].speed
 
 
+def test_a_busy_machine_makes_a_speed_without_a_band_unstable_too() -> None:
+    judged = judge("throughput_images_per_s", 34.0, (), unstable_because=LOUD.reasons)
+    assert judged.verdict == "unstable"
+    assert judged.text == f"throughput is 34.0 images/s: unstable, because {LOUD.reasons[0]}."
+
+
+def test_a_busy_machine_leaves_an_accuracy_without_a_band_unjudged() -> None:
+    assert judge("top1", 0.97, (), unstable_because=LOUD.reasons).verdict == "unjudged"
+
+
 def test_what_is_a_speed_is_written_down() -> None:
     steady = {name for name, metric in METRICS.items() if not metric.speed}
     assert steady == {"top1", "top5", "top1_of_fp32", "images", "native_share", "mcnemar_p"}

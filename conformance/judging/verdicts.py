@@ -40,18 +40,22 @@ def judge(
     """Hold one metric against the bands that apply; of several, the one it comes nearest to missing.
 
     In this order: ``invalid`` for a value that is missing or impossible; ``unjudged`` for the reason
-    given or without a band; ``unstable`` for a speed when reasons are given; else in- or outside.
+    given; ``unstable`` for a speed when reasons are given; ``unjudged`` without a band; else in- or outside.
     """
     if value is None or not METRICS[metric].is_possible(value):
         return _invalid(metric, value)
     fitting = applicable(bands, metric, profile)
+    unquiet = unstable_because if METRICS[metric].speed else ()
+    if not fitting and unquiet and not unjudged_because:
+        text = f"{METRICS[metric].label} is {METRICS[metric].show(value)}: unstable, because {'; '.join(unquiet)}."
+        return Judgement(metric=metric, verdict="unstable", value=value, text=text)
     if not fitting and not unjudged_because:
         unjudged_because = f"there is no band for this machine (profile {profile!r})"
     if unjudged_because:
         text = f"{METRICS[metric].label} is {METRICS[metric].show(value)}: unjudged, {unjudged_because}."
         return Judgement(metric=metric, verdict="unjudged", value=value, text=text)
     band = min(fitting, key=lambda band: _margin(value, band))
-    return _held_against(band, value, unstable_because if METRICS[metric].speed else ())
+    return _held_against(band, value, unquiet)
 
 
 def judge_speedup(ratio: float | None, low: float | None, high: float | None, band: Band) -> Judgement:
