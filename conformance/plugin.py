@@ -15,6 +15,7 @@ from conformance.errors import ConformanceError, HarnessFault
 from conformance.fixtures import terminal
 from conformance.fixtures.options import OPTIONS, destination, parsed
 from conformance.fixtures.session import SESSION, Session
+from conformance.records.run_file import run_name
 
 pytest_plugins = ["conformance.fixtures.requested"]
 
@@ -47,16 +48,18 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         options = parsed(config)
         terminal.check_marker_expression(config.getoption("markexpr", ""), config.getini("markers"))
-        terminal.check_benchmark_under_xdist(config)
+        terminal.check_parallel(config)
     except ConformanceError as error:
         raise pytest.UsageError(str(error)) from None
-    run = worker[RUN] if worker else terminal.run_name(datetime.now())
+    run = worker[RUN] if worker else run_name(datetime.now())
     name = worker["workerid"] if worker else None
     command = ("pytest", *config.invocation_params.args)
     config.stash[SESSION] = session = Session(options, config.rootpath, command, run, name)
     config.stash[TALLY] = tally = terminal.Tally()
     config.pluginmanager.register(tally, "conformance-tally")
-    session.show = terminal.progress(config)
+    session.show, session.tell = terminal.progress(config), terminal.telling(config)
+    if terminal.runs_suites(config):
+        terminal.interrupt_on_sigterm()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -66,12 +69,14 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    return terminal.header(config.stash[SESSION]) if terminal.runs_suites(config) else []
+    told = terminal.runs_suites(config) and not config.getoption("collectonly")
+    return terminal.header(config.stash[SESSION]) if told else []
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Refuse a machine, a stack or a directory that is not as asked, before anything is collected."""
-    if terminal.runs_suites(session.config) and not session.config.getoption("collectonly"):
+    worker = hasattr(session.config, "workerinput")  # what a worker would find, its controller found
+    if terminal.runs_suites(session.config) and not worker and not session.config.getoption("collectonly"):
         try:
             terminal.check(session.config.stash[SESSION])
         except ConformanceError as error:
@@ -83,8 +88,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" in metafunc.fixturenames:
         try:
             cases = load_cases(Path(metafunc.module.__file__).with_suffix(".toml"))
-        except ConformanceError as error:
-            raise pytest.UsageError(str(error)) from None
+        except ConformanceError as error:  # a UsageError would be shown as a traceback here
+            raise pytest.Collector.CollectError(str(error)) from None
         marked = [pytest.param(c, id=c.id, marks=[getattr(pytest.mark, m) for m in c.markers]) for c in cases]
         metafunc.parametrize("case", marked)
 
@@ -116,13 +121,17 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         return (yield)
     except ConformanceError as error:
         stopped = error
+    finally:
+        pyfuncitem.config.stash[SESSION].show("")
     try:
         judge: Any = pyfuncitem.funcargs["judge"]
         judge.stopped(stopped)
     except HarnessFault as fault:
         stopped = fault
-    if isinstance(stopped, HarnessFault):
-        pytest.exit(str(stopped), returncode=4)
+    if isinstance(stopped, HarnessFault):  # pytest.exit would crash the controller of a worker
+        pyfuncitem.user_properties.append(("fault", str(stopped)))
+        pyfuncitem.session.shouldstop = stopped.message
+        pytest.fail(str(stopped), pytrace=False)
     return None
 
 
@@ -133,7 +142,7 @@ def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     state, tally = session.config.stash[SESSION], session.config.stash[TALLY]
     if state.worker is None and terminal.runs_suites(session.config) and not state.options.plan:
-        session.exitstatus = terminal.finish(state, tally, int(exitstatus), session.testscollected)
+        session.exitstatus = terminal.finish(state, tally, int(exitstatus))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

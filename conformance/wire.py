@@ -49,6 +49,10 @@ class Refused(Exception):
         self.hint = hint
 
 
+class WrongAnswer(Refused):
+    """What a graph under test answers cannot be right: it failed, and nobody's input was wrong."""
+
+
 def write_job(job: Job, path: str) -> None:
     with open(path, "w", encoding="utf-8") as file:
         json.dump(job._asdict(), file, indent=1)

@@ -4,6 +4,7 @@ A record is a ``tf.train.Example`` with ``image/encoded`` (JPEG), ``image/class/
 the number of labels; the network's output 0 is the background) and ``image/filename``.
 """
 
+import re
 from typing import Iterator, NamedTuple, NoReturn, Optional, Sequence, Tuple
 
 import numpy as np
@@ -137,4 +138,6 @@ def _check_readable(path: str) -> None:
 
 
 def _first_line(error: tf.errors.OpError) -> str:
-    return error.message.splitlines()[0].rstrip(".")
+    """Return what went wrong, without the names of nodes that TensorFlow puts around it."""
+    line = error.message.splitlines()[0]
+    return re.sub(r"\{\{.*?\}\} ?|\s*\[Op:\w+\]( name:\s*)?", "", line).strip(" .")

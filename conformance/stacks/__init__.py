@@ -19,8 +19,11 @@ PROBE_LIMIT_S = 60
 # Runs in the stack's interpreter: it reads metadata only and imports nothing that was installed.
 PROBE = """
 import json, re, sys
-from importlib import metadata
-found = ((d.metadata["Name"], d.version) for d in metadata.distributions())
+try:
+    from importlib.metadata import distributions
+except ImportError:  # before Python 3.8
+    distributions = list
+found = ((d.metadata["Name"], d.version) for d in distributions())
 packages = {re.sub("[-_.]+", "-", name).lower(): version for name, version in found if name}
 print(json.dumps({"python": list(sys.version_info[:3]), "prefix": sys.prefix, "packages": packages}))
 """
@@ -61,7 +64,7 @@ def find_interpreter(spec: str, root: Path) -> tuple[str, str]:
     for directory in (root / ".tox" / spec, Path(spec)):
         interpreter = directory / "bin" / "python"
         if interpreter.exists():
-            return directory.name, str(interpreter.absolute())
+            return Path(os.path.abspath(directory)).name, str(interpreter.absolute())
     path = Path(spec)
     if path.is_file() and os.access(path, os.X_OK):
         return (path.parent.parent.name if path.parent.name == "bin" else path.name), str(path.absolute())
@@ -79,17 +82,20 @@ def probe(name: str, interpreter: str) -> Stack:
     """Ask an interpreter what it is; raises UsageError when it cannot run our subjects."""
     hint = f"Run `{interpreter} --version`, or choose another with --stack."
     try:
+        # Isolated (-I), as a subject is: without the user's PYTHONPATH, site directory and working directory.
         done = subprocess.run(
-            [interpreter, "-c", PROBE], capture_output=True, text=True, timeout=PROBE_LIMIT_S, stdin=subprocess.DEVNULL
+            [interpreter, "-I", "-c", PROBE], capture_output=True, timeout=PROBE_LIMIT_S, stdin=subprocess.DEVNULL
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise UsageError(f"The interpreter {interpreter!r} of stack {name!r} does not start: {error}.", hint) from None
+        why = error.strerror if isinstance(error, OSError) else f"no answer in {PROBE_LIMIT_S} s"
+        raise UsageError(f"The interpreter {interpreter!r} of stack {name!r} does not start: {why}.", hint) from None
     try:
         told = json.loads(done.stdout.splitlines()[-1])
         version = tuple(told["python"])
         packages = {key: told["packages"][key] for key in TOLD if key in told["packages"]}
     except (ValueError, LookupError, TypeError):
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        said = (done.stderr + done.stdout).decode("utf-8", "replace").strip().splitlines()
+        last = said[-1].rstrip(".") if said else f"exit status {done.returncode} and no output"
         raise UsageError(f"{interpreter!r} of stack {name!r} is no working Python: {last}.", hint) from None
     if version < OLDEST_PYTHON:
         raise UsageError(

@@ -18,7 +18,7 @@ from conformance.subject import runtime
 from conformance.subject.accuracy import ranks
 from conformance.subject.events import Events
 from conformance.subject.freeze import frozen, write_graph
-from conformance.wire import Job, Refused
+from conformance.wire import Job, WrongAnswer
 
 MOMENTUM = 0.9
 
@@ -77,7 +77,7 @@ def _train(network: ResNet, shards: List[str], a: Dict[str, Any], events: Events
         rate = learning_rate(len(losses), steps, a["learning_rate"])
         losses.append(float(step(images, labels, tf.constant(rate, tf.float32))))
         if not math.isfinite(losses[-1]):
-            raise Refused("The loss is %s at step %d." % (losses[-1], len(losses)), "Lower the learning rate.")
+            raise WrongAnswer("The loss is %s at step %d." % (losses[-1], len(losses)), "Lower the learning rate.")
         events.progress(len(losses), steps, "steps", "loss %.4f" % losses[-1])
     return losses
 

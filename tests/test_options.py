@@ -1,0 +1,134 @@
+"""Every option of a run has its effect, or is refused in one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conformance.errors import UsageError
+from conformance.fixtures.options import OPTIONS, Options, parsed
+from conformance.plugin import pytest_addoption
+
+
+class Values:
+    """What pytest's own parser made of a command line."""
+
+    def __init__(self, *argv: str) -> None:
+        parser = pytest.Parser(_ispytest=True)
+        pytest_addoption(parser)
+        self.namespace = parser.parse(argv)
+
+    def getoption(self, name: str) -> Any:
+        return getattr(self.namespace, name)
+
+
+EFFECTS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
+    (("--hw", "xeon-8s"), {"hw": "xeon-8s"}),
+    (("--hw-mismatch=run",), {"hw_mismatch": "run"}),
+    (("--stack", "tf215"), {"stack": "tf215"}),
+    (("--plan",), {"plan": True}),
+    (("--require-all",), {"require_all": True}),
+    (("--in-graph", "a.pb"), {"in_graph": ("a.pb",)}),
+    (("--in-graph", "int8=a.pb", "--in-graph", "fp32=b.pb"), {"in_graph": ("int8=a.pb", "fp32=b.pb")}),
+    (("--input-tensor", "images"), {"input_tensor": "images"}),
+    (("--output-tensor", "classes"), {"output_tensor": "classes"}),
+    (("--data-location", "/data"), {"data_location": "/data"}),
+    (("--batch-size", "7"), {"batch_size": 7}),
+    (("--warmup-steps", "3"), {"warmup_steps": 3}),
+    (("--steps=5",), {"steps": 5}),
+    (("--num-inter-threads", "2"), {"num_inter_threads": 2}),
+    (("--num-intra-threads", "28"), {"num_intra_threads": 28}),
+    (("--num-cores", "14"), {"num_cores": 14}),
+    (("--socket-id", "0"), {"socket_id": 0}),
+    (("--num-instances", "4"), {"num_instances": 4}),
+    (("--disable-tcmalloc", "True"), {"tcmalloc": False}),
+    (("--disable-tcmalloc=False",), {"tcmalloc": True}),
+    (("--output-dir", "out"), {"output_dir": "out"}),
+    (("--output-results",), {"output_results": True}),
+    (("--report", "report.html"), {"report": "report.html"}),
+)
+
+
+@pytest.mark.parametrize(("argv", "changed"), EFFECTS, ids=" ".join)
+def test_an_option_changes_its_value_and_no_other(argv: tuple[str, ...], changed: dict[str, Any]) -> None:
+    assert parsed(Values(*argv)) == Options(**changed)
+
+
+def test_every_option_has_its_effect_listed_here() -> None:
+    assert {option.flag for option in OPTIONS} == {argv[0].partition("=")[0] for argv, _ in EFFECTS}
+
+
+def test_without_options_all_is_left_to_profile_and_row() -> None:
+    assert parsed(Values()) == Options()
+
+
+WHOLE = "give a whole number of 1 or more"
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (("--batch-size", "0"), f"argument --batch-size: '0' is not allowed; {WHOLE}"),
+        (("--batch-size", "-1"), f"argument --batch-size: '-1' is not allowed; {WHOLE}"),
+        (("--batch-size", "1.5"), f"argument --batch-size: '1.5' is not allowed; {WHOLE}"),
+        (("--batch-size", "many"), f"argument --batch-size: 'many' is not allowed; {WHOLE}"),
+        (("--steps", "0"), f"argument --steps: '0' is not allowed; {WHOLE}"),
+        (("--steps", "-1"), f"argument --steps: '-1' is not allowed; {WHOLE}"),
+        (("--warmup-steps", "0"), f"argument --warmup-steps: '0' is not allowed; {WHOLE}"),
+        (("--num-inter-threads", "0"), f"argument --num-inter-threads: '0' is not allowed; {WHOLE}"),
+        (("--num-intra-threads", "0"), f"argument --num-intra-threads: '0' is not allowed; {WHOLE}"),
+        (("--num-cores", "0"), f"argument --num-cores: '0' is not allowed; {WHOLE}"),
+        (("--num-instances", "0"), f"argument --num-instances: '0' is not allowed; {WHOLE}"),
+        (("--socket-id", "-1"), "argument --socket-id: '-1' is not allowed; give a socket's number, 0 or more"),
+        (("--socket-id", "one"), "argument --socket-id: 'one' is not allowed; give a socket's number, 0 or more"),
+        (("--hw-mismatch", "maybe"), "argument --hw-mismatch: invalid choice: 'maybe' (choose from refuse, run)"),
+        (("--disable-tcmalloc", "no"), "argument --disable-tcmalloc: invalid choice: 'no' (choose from True, False)"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_refused(
+    argv: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises((pytest.UsageError, SystemExit)) as error:
+        Values(*argv)
+    told = (str(error.value) + capsys.readouterr().err).replace("'refuse', 'run'", "refuse, run")
+    assert sentence in told.replace("'True', 'False'", "True, False")
+
+
+GRAPH_HINT = "Write --in-graph int8=PATH, or --in-graph PATH."
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (("int9=a.pb",), "Unknown precision 'int9' (did you mean 'int8'?); known: bf16, fp32, int8."),
+        (("fp16=a.pb", "b.pb"), "Unknown precision 'fp16' (did you mean 'bf16'?); known: bf16, fp32, int8."),
+        (("",), "--in-graph '' names no file."),
+        (("int8=",), "--in-graph 'int8=' names no file."),
+    ],
+)
+def test_a_graph_for_an_unknown_precision_or_of_no_name_is_refused(values: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        parsed(Values(*(word for value in values for word in ("--in-graph", value))))
+    assert (error.value.message, error.value.hint) == (message, GRAPH_HINT)
+
+
+@pytest.mark.parametrize(
+    ("values", "fp32", "int8"),
+    [
+        ((), None, None),
+        (("a.pb",), "a.pb", "a.pb"),
+        (("int8=a.pb",), None, "a.pb"),
+        (("a.pb", "int8=b.pb"), "a.pb", "b.pb"),
+        (("int8=b.pb", "a.pb"), "a.pb", "a.pb"),
+        (("fp32=a.pb", "fp32=b.pb"), "b.pb", None),
+        (("/models/v=2/a.pb",), "/models/v=2/a.pb", "/models/v=2/a.pb"),
+    ],
+)
+def test_the_last_graph_that_is_given_for_a_precision_is_taken(
+    values: tuple[str, ...], fp32: str | None, int8: str | None
+) -> None:
+    options = Options(in_graph=values)
+    assert options.graph_for("fp32") == (fp32 and Path(fp32))
+    assert options.graph_for("int8") == (int8 and Path(int8))
