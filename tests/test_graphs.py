@@ -432,3 +432,38 @@ def test_a_saved_model_that_reads_files_is_refused_before_it_is_loaded(
     error = refusal(tmp_path)
     assert error.message.startswith(f"{str(tmp_path)!r} holds operation ReadFile (node 'ReadFile' of function ")
     assert error.message.endswith("which is refused: it touches files.")
+
+
+@pytest.mark.parametrize(
+    ("batch", "shape", "declared"),
+    [
+        (None, (4, 8, 8, 3), None),
+        (2, (2, 8, 8, 3), None),
+        (2, (4, 8, 8, 3), "float32 (2, 8, 8, 3)"),
+        (None, (4, 9, 8, 3), "float32 (None, 8, 8, 3)"),
+    ],
+)
+def test_images_of_another_shape_than_the_input_takes_are_refused(
+    batch: int | None, shape: tuple[int, ...], declared: str | None
+) -> None:
+    graph_def = network(batch=batch)
+    if declared is None:
+        graphs.check_feed(graph_def, "input_tensor:0", shape)
+        return
+    with pytest.raises(Refused) as caught:
+        graphs.check_feed(graph_def, "input_tensor", shape)
+    assert caught.value.message == f"Input 'input_tensor' takes {declared}, and would be fed float32 {shape}."
+    assert "--batch-size" in caught.value.hint
+
+
+def test_images_are_refused_where_the_input_takes_whole_numbers() -> None:
+    graph_def = network()
+    graph_def.node[0].attr["dtype"].type = tf.uint8.as_datatype_enum
+    with pytest.raises(Refused, match=r"takes uint8 \(None, 8, 8, 3\), and would be fed float32"):
+        graphs.check_feed(graph_def, "input_tensor", (1, 8, 8, 3))
+
+
+def test_an_input_that_declares_no_shape_takes_any() -> None:
+    graph_def = network()
+    del graph_def.node[0].attr["shape"]
+    graphs.check_feed(graph_def, "input_tensor", (1, 9, 9, 3))

@@ -5,7 +5,7 @@ ResNet50, where this takes a fraction of one.
 """
 
 from collections import Counter
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Set
 
 import numpy as np
 import tensorflow as tf
@@ -30,7 +30,8 @@ def folded(graph_def: Any) -> Any:
     """
     nodes = {node.name: node for node in graph_def.node}
     uses = Counter(_name(source) for node in graph_def.node for source in node.input)
-    found = [fold for node in graph_def.node for fold in [_fold(node, nodes, uses)] if fold is not None]
+    tensors = {source for node in graph_def.node for source in node.input}
+    found = [fold for node in graph_def.node for fold in [_fold(node, nodes, uses, tensors)] if fold is not None]
     by_node: Dict[str, List[Any]] = {}
     for fold in found:
         kernel_name = fold.convolution.name + "/folded_kernel"
@@ -53,13 +54,14 @@ def folded(graph_def: Any) -> Any:
     return result
 
 
-def _fold(node: Any, nodes: Dict[str, Any], uses: Dict[str, int]) -> Optional[Fold]:
-    if node.op not in NORMALISATIONS or node.attr["is_training"].b or "is_training" not in node.attr:
+def _fold(node: Any, nodes: Dict[str, Any], uses: Dict[str, int], tensors: Set[str]) -> Optional[Fold]:
+    # Training is the default of the attribute, and reading it where it is absent would put it there.
+    if node.op not in NORMALISATIONS or "is_training" not in node.attr or node.attr["is_training"].b:
         return None
     convolution = nodes.get(node.input[0])
     if convolution is None or convolution.op != "Conv2D" or uses[convolution.name] != 1:
         return None
-    if any(source.startswith(node.name + ":") and not source.endswith(":0") for source in uses):
+    if any("%s:%d" % (node.name, output) in tensors for output in range(1, 6)):  # its mean or variance is used
         return None
     constants = [_value(nodes, name) for name in [convolution.input[1], *node.input[1:5]]]
     if any(constant is None for constant in constants):

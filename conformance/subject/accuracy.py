@@ -6,16 +6,16 @@ batch_size, bits_path, and results_path (or None).
 
 import time
 from contextlib import ExitStack
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
 from conformance.data import imagenet
 from conformance.data.shards import find_shards
 from conformance.models import graphs
-from conformance.subject import proof, runtime
+from conformance.subject import forks, proof, runtime
 from conformance.subject.events import Events
-from conformance.wire import Job, Refused
+from conformance.wire import Job, WrongAnswer
 
 
 def ranks(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -34,21 +34,23 @@ def run(job: Job, events: Events) -> Dict[str, Any]:
     runtime.eager_threads(job)
     runtime.announce(job, events)
     shards = find_shards(a["data"], "validation")
-    events.phase("prove the precision")
-    subject, description = _subject(a)
-    images = runtime.dummy_images(a["batch_size"], a["image_size"], a["image_size"], 0)
-    proven = proof.prove(subject, images, job)
     events.phase("load the graph")
-    step = runtime.graph_step(subject.graph_def, job, a["precision"], a["input_name"], a["output_name"])
+    images = runtime.dummy_images(a["batch_size"], a["image_size"], a["image_size"], 0)
+    subject, description = _subject(a, images.shape)
+    begun = proof.Proof(subject, images, job)
+    step = runtime.graph_step(begun.graph, job, a["precision"], a["input_name"], a["output_name"])
     step(images)
+    events.phase("prove the precision")
+    proven = begun.shown()
     events.phase("judge images")
     counts = _judge(step, shards, a, job, events)
     return {"proof": proven, "graph": description._asdict(), **counts}
 
 
-def _subject(a: Dict[str, Any]) -> Any:
-    graph_def = graphs.read_graph(a["graph"])
+def _subject(a: Dict[str, Any], shape: Tuple[int, ...]) -> Tuple[proof.Subject, graphs.Facts]:
+    graph_def = forks.read_graph(a["graph"])
     graphs.check_graph(graph_def, a["input_name"], a["output_name"])
+    graphs.check_feed(graph_def, a["input_name"], shape)
     description = graphs.describe(graph_def, a["input_name"], a["output_name"])
     graphs.check_classes(description.classes, imagenet.LABELS[a["dataset"]])
     graph_def = graphs.optimized(graph_def, a["input_name"], a["output_name"])
@@ -57,12 +59,11 @@ def _subject(a: Dict[str, Any]) -> Any:
 
 def _judge(step: Any, shards: List[str], a: Dict[str, Any], job: Job, events: Events) -> Dict[str, Any]:
     hits1: List[np.ndarray] = []
-    hits5: List[np.ndarray] = []
+    done = top1_hits = top5_hits = 0
     compute_s = 0.0
-    done = 0
     start = time.perf_counter()
     with ExitStack() as stack:
-        results = stack.enter_context(open(a["results_path"], "w")) if a["results_path"] else None
+        results = stack.enter_context(open(a["results_path"], "w", encoding="utf-8")) if a["results_path"] else None
         if results:
             results.write("filename,actual,prediction\n")
         for images, labels, names in imagenet.batches(shards, a["batch_size"], a["dataset"], job.intra_op_threads):
@@ -72,29 +73,29 @@ def _judge(step: Any, shards: List[str], a: Dict[str, Any], job: Job, events: Ev
             compute_s += seconds
             done += len(labels)
             if not np.isfinite(outputs).all():
-                raise Refused(
+                raise WrongAnswer(
                     "The graph's output for images %d to %d holds NaN or Inf." % (done - len(labels), done - 1),
                     "Look at the graph: such a prediction cannot be right or wrong.",
                 )
             rank = ranks(outputs, labels)
             hits1.append(rank < 1)
-            hits5.append(rank < 5)
+            top1_hits += int((rank < 1).sum())
+            top5_hits += int((rank < 5).sum())
             if results:
                 results.writelines(
                     "%s,%d,%d\n" % (name.decode("utf-8", "replace"), label, prediction)
                     for name, label, prediction in zip(names, labels, outputs.argmax(axis=1))
                 )
-            top1, top5 = (float(np.concatenate(hits).mean()) for hits in (hits1, hits5))
+            top1, top5 = top1_hits / done, top5_hits / done
             print("Iteration time: %0.4f ms" % (1000 * seconds))
             print("Processed %d images. (Top1 accuracy, Top5 accuracy) = (%0.4f, %0.4f)" % (done, top1, top5))
-            events.send("progress", done=done, total=0, unit="images", note="top-1 %.4f" % top1)
+            events.progress(done, 0, "images", "top-1 %.4f" % top1)
     elapsed = time.perf_counter() - start
-    bits = np.concatenate(hits1)
-    np.packbits(bits).tofile(a["bits_path"])
+    np.packbits(np.concatenate(hits1)).tofile(a["bits_path"])
     return {
         "images": int(done),
-        "top1_hits": int(bits.sum()),
-        "top5_hits": int(np.concatenate(hits5).sum()),
+        "top1_hits": top1_hits,
+        "top5_hits": top5_hits,
         "elapsed_s": elapsed,
         "compute_s": compute_s,
     }

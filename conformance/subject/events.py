@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from contextlib import contextmanager
-from typing import Any, Iterator
+from typing import Any, Iterator, Optional
 
 from conformance import wire
 
@@ -18,6 +18,7 @@ class Events:
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._shown = 0.0
+        self._ended: Optional[str] = None
 
     def send(self, kind: str, **fields: Any) -> None:
         os.write(self._fd, wire.event_line(kind, fields))
@@ -26,10 +27,11 @@ class Events:
         self.send(wire.PHASE, name=name)
 
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
-        """Tell how far it is, at most once a second, and always at the end."""
+        """Tell how far it is, at most once a second, and once more at the end; ``total`` is 0 where it is unknown."""
         now = time.monotonic()
-        if done >= total or now - self._shown >= PROGRESS_S:
-            self._shown = now
+        ended = unit if done == total else None
+        if now - self._shown >= PROGRESS_S or ended not in (None, self._ended):
+            self._shown, self._ended = now, ended
             self.send(wire.PROGRESS, done=done, total=total, unit=unit, note=note)
 
     @contextmanager

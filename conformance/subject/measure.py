@@ -15,7 +15,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 import numpy as np
 
 from conformance.models import graphs
-from conformance.subject import machine, proof, runtime
+from conformance.subject import forks, machine, proof, runtime
 from conformance.subject.ceiling import Ceiling
 from conformance.subject.events import Events
 from conformance.wire import Job
@@ -23,6 +23,7 @@ from conformance.wire import Job
 BLOCK_S = 0.5  # length of a block, between which progress is told and arms change
 MIN_BLOCKS = 10  # of each arm, where arms are compared
 WARMUP_LIMIT_S = 20.0
+STEADY_CHECK_S = 0.05  # the pause between two looks at whether the series is steady; short steps are many
 STEADY_WITHIN = 0.05  # medians of the last two windows of a steady series differ by less
 
 
@@ -31,7 +32,7 @@ class Arm:
 
     def __init__(self, name: str, subject: proof.Subject, images: np.ndarray, job: Job) -> None:
         self.name, self.subject, self.images = name, subject, images
-        self.proof = proof.prove(subject, images, job)
+        self._proof = proof.Proof(subject, images, job)
         self.warmup: List[float] = []
         self.steady = False
         self.begun: List[float] = []
@@ -41,10 +42,13 @@ class Arm:
 
     def load(self, job: Job) -> None:
         self.step = runtime.graph_step(
-            self.subject.graph_def, job, self.subject.precision, self.subject.input_name, self.subject.output_name
+            self._proof.graph, job, self.subject.precision, self.subject.input_name, self.subject.output_name
         )
         outputs = self.step(self.images)
         self.finite = bool(np.isfinite(outputs).all())
+
+    def prove(self) -> None:
+        self.proof = self._proof.shown()
 
     def run_block(self, steps: int) -> float:
         """Time ``steps`` steps; returns the seconds of the whole block."""
@@ -54,7 +58,7 @@ class Arm:
             begun[i] = clock()
             step(images)
             ended[i] = clock()
-        timed = sum(ended) - sum(begun)
+        timed = sum(end - begin for begin, end in zip(begun, ended))  # no sums of clocks: they round
         self.gap_s += (ended[-1] - begun[0]) - timed
         self.begun += begun
         self.ended += ended
@@ -87,23 +91,27 @@ def is_steady(step_s: Sequence[float]) -> bool:
 
 def warm_up(arm: Arm, steps: int, events: Events) -> None:
     """Run the given steps, then on until the series is steady or WARMUP_LIMIT_S is over."""
-    start = time.monotonic()
+    start = checked = time.monotonic()
     while len(arm.warmup) < steps or not arm.steady:
-        if len(arm.warmup) >= steps and time.monotonic() - start > WARMUP_LIMIT_S:
-            return
         begun = time.perf_counter()
         arm.step(arm.images)
         arm.warmup.append(time.perf_counter() - begun)
-        arm.steady = is_steady(arm.warmup)
-        events.progress(min(len(arm.warmup), steps), steps, "warm-up steps", arm.name)
+        now = time.monotonic()
+        if now - checked >= STEADY_CHECK_S:
+            arm.steady = is_steady(arm.warmup)
+            checked = time.monotonic()
+            events.progress(min(len(arm.warmup), steps), steps, "warm-up steps", arm.name)
+        if len(arm.warmup) >= steps and now - start > WARMUP_LIMIT_S:
+            return
 
 
 def take_series(arms: Sequence[Arm], steps: int, min_timed_s: float, events: Events) -> None:
-    """Run blocks of each arm, in an order that alternates, until every arm has its steps and its seconds."""
+    """Run blocks until the one arm has its steps and its seconds; several arms take turns for their seconds only."""
     wanted = MIN_BLOCKS if len(arms) > 1 else 1
+    least = steps if len(arms) == 1 else 1
     seconds, blocks = 0.0, 0
     order = list(arms)
-    while seconds < min_timed_s * len(arms) or blocks < wanted or len(arms[0].begun) < steps:
+    while seconds < min_timed_s * len(arms) or blocks < wanted or len(arms[0].begun) < least:
         for arm in order:
             typical = float(np.median(arm.warmup[-20:]))
             size = max(1, int(BLOCK_S / typical))
@@ -112,7 +120,10 @@ def take_series(arms: Sequence[Arm], steps: int, min_timed_s: float, events: Eve
             seconds += arm.run_block(size)
         blocks += 1
         order.reverse()
-        events.progress(min(len(arms[0].begun), steps), steps, "steps", "%.1f s timed" % seconds)
+        if len(arms) == 1:
+            events.progress(len(arms[0].begun), max(steps, len(arms[0].begun)), "steps", "%.1f s timed" % seconds)
+        else:
+            events.progress(blocks, max(wanted, blocks), "pairs of blocks", "%.1f s timed" % seconds)
 
 
 def wait_for_others(go_path: str, events: Events) -> None:
@@ -125,21 +136,25 @@ def run(job: Job, events: Events) -> Dict[str, Any]:
     a = job.arguments
     runtime.announce(job, events)
     images = runtime.dummy_images(a["batch_size"], a["image_size"], a["image_size"], a["seed"])
-    events.phase("prove the precision")
-    arms = [Arm(arm["name"], _subject(arm, a), images, job) for arm in a["arms"]]
-    events.phase("measure the ceiling")
-    ceilings = {arm.subject.precision: Ceiling(arm.subject.precision, job) for arm in arms}
     events.phase("load the graph")
-    for arm in arms:
+    arms = [Arm(arm["name"], _subject(arm, a, images.shape), images, job) for arm in a["arms"]]
+    for arm in arms:  # after the last fork: none can be made once TensorFlow's runtime has started
         arm.load(job)
+    events.phase("build the ceiling")
+    ceilings = {arm.subject.precision: Ceiling(arm.subject.precision, job) for arm in arms}
+    events.phase("prove the precision")
+    for arm in arms:
+        arm.prove()
     events.phase("warm up")
     for arm in arms:
         warm_up(arm, a["warmup_steps"], events)
+    events.phase("measure the ceiling")
     before = {precision: ceiling.sample() for precision, ceiling in ceilings.items()}
     if a["go_path"]:
         wait_for_others(a["go_path"], events)
     events.phase("time steps")
     reading = _take(arms, a, events)
+    events.phase("measure the ceiling")
     after = {precision: ceiling.sample() for precision, ceiling in ceilings.items()}
     _print_like_the_recipe(arms[0], a["batch_size"])
     return {"arms": [_report(arm, before, after) for arm in arms], "reading": reading}
@@ -156,9 +171,10 @@ def _take(arms: Sequence[Arm], a: Dict[str, Any], events: Events) -> Dict[str, A
     return reading
 
 
-def _subject(arm: Dict[str, Any], a: Dict[str, Any]) -> proof.Subject:
-    graph_def = graphs.read_graph(arm["graph"])
+def _subject(arm: Dict[str, Any], a: Dict[str, Any], shape: Tuple[int, ...]) -> proof.Subject:
+    graph_def = forks.read_graph(arm["graph"])
     graphs.check_graph(graph_def, a["input_name"], a["output_name"])
+    graphs.check_feed(graph_def, a["input_name"], shape)
     graph_def = graphs.optimized(graph_def, a["input_name"], a["output_name"])
     return proof.Subject(graph_def, arm["precision"], a["input_name"], a["output_name"])
 

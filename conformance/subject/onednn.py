@@ -66,11 +66,18 @@ def _read_info(text: str, info: Dict[str, str]) -> None:
 
 
 def _convolution(fields: Dict[str, str]) -> Optional[Work]:
-    if fields.get("primitive") != "convolution":
+    """Return the work of an executed convolution; None for what is no convolution, or a line that is cut short."""
+    if fields.get("primitive") != "convolution" or "problem_desc" not in fields:
         return None
-    flop = convolution_flop(fields["problem_desc"])
+    try:
+        flop = convolution_flop(fields["problem_desc"])
+    except KeyError:
+        return None
     source, weights = (_data_type(fields["memory_descriptors"], role) for role in ("src", "wei"))
-    return Work(fields["implementation"], source + ":" + weights, flop)
+    # A lower math mode rounds the operands of an f32 convolution: it is not the work of f32.
+    mode = re.search(r"fpmath:(\w+)", fields.get("attributes", ""))
+    rounded = " as " + mode[1] if mode and mode[1] != "strict" else ""
+    return Work(fields["implementation"], source + ":" + weights + rounded, flop)
 
 
 def _data_type(descriptors: str, role: str) -> str:
@@ -79,7 +86,10 @@ def _data_type(descriptors: str, role: str) -> str:
 
 
 def convolution_flop(problem: str) -> int:
-    """Return 2 x mb x oc x oh x ow x (ic / groups) x kh x kw of a problem such as ``mb1_ic64oc64_ih56oh56kh1...``."""
+    """Return 2 x mb x oc x oh x ow x (ic / groups) x kh x kw of a problem such as ``mb1_ic64oc64_ih56oh56kh1...``.
+
+    Raises KeyError when it does not tell batch and channels.
+    """
     size = {key: int(value) for key, value in re.findall(r"(mb|g|ic|oc|od|oh|ow|kd|kh|kw)(\d+)", problem)}
     flop = 2 * size["mb"] * size["oc"] * size["ic"] // size.get("g", 1)
     for key in ("od", "oh", "ow", "kd", "kh", "kw"):

@@ -8,10 +8,14 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import rewriter_config_pb2
 
+from conformance.models.graphs import tensor_name
 from conformance.subject.events import Events
 from conformance.wire import STARTED, Job
 
 Step = Callable[..., np.ndarray]
+
+# The name in newer releases, and the one that TensorFlow 2.8 has.
+_ONEDNN_BFLOAT16 = ("auto_mixed_precision_onednn_bfloat16", "auto_mixed_precision_mkl")
 
 
 def announce(job: Job, events: Events) -> None:
@@ -33,9 +37,9 @@ def session_config(job: Job, precision: str) -> tf.compat.v1.ConfigProto:
         inter_op_parallelism_threads=job.inter_op_threads, intra_op_parallelism_threads=job.intra_op_threads
     )
     if precision == "bf16":
-        config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = (
-            rewriter_config_pb2.RewriterConfig.ON
-        )
+        rewrites = config.graph_options.rewrite_options
+        name = next(name for name in _ONEDNN_BFLOAT16 if name in rewrites.DESCRIPTOR.fields_by_name)
+        setattr(rewrites, name, rewriter_config_pb2.RewriterConfig.ON)
     return config
 
 
@@ -45,14 +49,20 @@ def eager_threads(job: Job) -> None:
     tf.config.threading.set_intra_op_parallelism_threads(job.intra_op_threads)
 
 
-def graph_step(graph_def: Any, job: Job, precision: str, input_name: str, output_name: str) -> Step:
-    """Return a callable from images [B, H, W, C] float32 to outputs [B, classes] of a frozen graph."""
+def imported(graph_def: Any) -> tf.Graph:
+    """Import a frozen graph; this starts nothing of TensorFlow's runtime, so that a fork may follow."""
     graph = tf.Graph()
     with graph.as_default():
         tf.import_graph_def(graph_def, name="")
+    return graph
+
+
+def graph_step(graph_def: Any, job: Job, precision: str, input_name: str, output_name: str) -> Step:
+    """Return a callable from images [B, H, W, C] float32 to outputs [B, classes] of a frozen graph, imported or not."""
+    graph = graph_def if isinstance(graph_def, tf.Graph) else imported(graph_def)
     session = tf.compat.v1.Session(graph=graph, config=session_config(job, precision))
-    feeds: List[Any] = [graph.get_tensor_by_name(input_name + ":0")]
-    return session.make_callable(graph.get_tensor_by_name(output_name + ":0"), feeds)
+    feeds: List[Any] = [graph.get_tensor_by_name(tensor_name(input_name))]
+    return session.make_callable(graph.get_tensor_by_name(tensor_name(output_name)), feeds)
 
 
 def dummy_images(batch_size: int, height: int, width: int, seed: int) -> np.ndarray:

@@ -1,0 +1,301 @@
+"""Measure what the harness itself costs and print it beside the targets: ``python -m benchmarks.overhead``.
+
+Nothing fails on a noisy machine: a target that is missed is printed as such, and only ``--strict`` makes it exit 1.
+pytest and TensorFlow share this interpreter (``tox -e overhead``). About four minutes on 2 cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from conformance.records import Launched, Record
+from conformance.records.run_file import read_run
+
+ROOT = Path(__file__).resolve().parent.parent
+COLLECT_S, CASE_S, GAP_SHARE, FED_SHARE = 0.5, 1.0, 0.01, 0.95
+BATCH_SIZES = (1, 32)
+
+# What a case is made of. Phases that stand nowhere here are a cost of the harness, so that no new one hides.
+IMPORT, LOAD, STEPS = "TensorFlow's import", "the graph's load", "the steps"
+BEFORE, START, PROOF = "before the subject", "process start", "waiting for the proof"
+CEILING, AFTER, OTHER = "the ceiling", "exit, judging, record", "other"
+PART_OF_PHASE = {
+    "import TensorFlow": IMPORT,
+    "load the graph": LOAD,
+    "warm up": STEPS,
+    "time steps": STEPS,
+    "judge images": STEPS,
+    "prove the precision": PROOF,
+    "build the ceiling": CEILING,
+    "measure the ceiling": CEILING,
+}
+THE_WORK = (IMPORT, LOAD, STEPS)
+
+
+class Row(NamedTuple):
+    """A line of the table; a figure without a target has ``met`` None."""
+
+    figure: str
+    value: str
+    target: str = ""
+    met: bool | None = None
+
+
+class Mark(NamedTuple):
+    """Something that begins at a moment of the monotonic clock, and goes on until the next mark."""
+
+    at_s: float
+    begins: str
+
+
+def parts(marks: Iterable[Mark]) -> dict[str, float]:
+    """Return the seconds of each part of a case; the last mark only ends the one before it."""
+    ordered = sorted(marks)
+    seconds: dict[str, float] = {}
+    for mark, following in zip(ordered, ordered[1:], strict=False):
+        seconds[mark.begins] = seconds.get(mark.begins, 0.0) + following.at_s - mark.at_s
+    return seconds
+
+
+def marks(noted: Iterable[Mapping[str, Any]], events: Iterable[Mapping[str, Any]], case: str) -> list[Mark]:
+    """Return the marks of a case, of what the stopwatch noted and its subject said."""
+    found = []
+    for note in noted:
+        if note["what"] == "spawned" and note["name"] == case:
+            found.append(Mark(note["monotonic_s"], START))
+        elif note["what"] in ("begun", "ended") and note["name"].endswith(f"[{case}]"):
+            found.append(Mark(note["monotonic_s"], BEFORE if note["what"] == "begun" else "the end"))
+    for event in events:
+        if event["event"] == "phase":
+            found.append(Mark(event["monotonic_s"], PART_OF_PHASE.get(event["name"], OTHER)))
+        elif event["event"] == "started":
+            found.append(Mark(event["monotonic_s"], OTHER))
+        elif event["event"] == "result":
+            found.append(Mark(event["monotonic_s"], AFTER))
+    return found
+
+
+def overhead_s(seconds: Mapping[str, float]) -> float:
+    """Return what a case took beyond TensorFlow's import, the graph's load and the steps."""
+    return sum(value for part, value in seconds.items() if part not in THE_WORK)
+
+
+def shared_rate(*rates: float) -> float:
+    """Return the rate at which items pass through several kinds of work that share the same cores.
+
+    >>> shared_rate(60.0, 30.0)
+    20.0
+    """
+    return 1 / sum(1 / rate for rate in rates)
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+# Collecting
+
+
+def collecting(scratch: Path, runs: int) -> list[Row]:
+    """Time ``pytest --collect-only`` of the suites and of an empty directory, in turns."""
+    empty = scratch / "empty"
+    empty.mkdir()
+    # Byte code is kept as it is for a user, but not beside the sources.
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = str(scratch / "bytecode")
+    times: dict[Path, list[float]] = {ROOT / "suites": [], empty: []}
+    for round_ in range(runs + 1):
+        for path, seconds in times.items():
+            begun = time.monotonic()
+            done = subprocess.run(
+                [sys.executable, "-m", "pytest", str(path), "--collect-only", "-q", "-p", "no:cacheprovider"],
+                cwd=ROOT, env=environment, capture_output=True, text=True,
+            )  # fmt: skip
+            taken = time.monotonic() - begun
+            if (path == empty) != ("no tests collected" in done.stdout):
+                sys.exit(f"Collecting {path} went wrong:\n{done.stdout}{done.stderr}")
+            if round_:  # the first compiles
+                seconds.append(taken)
+    suites, bare = times.values()
+    added = [a - b for a, b in zip(suites, bare, strict=True)]
+    modules = _modules_after_collecting(environment)
+    foreign = [name for name in modules if name.split(".")[0] in ("tensorflow", "keras", "neural_compressor")]
+    return [
+        Row("pytest suites --collect-only", _best_and_median(suites), f"< {COLLECT_S} s", min(suites) < COLLECT_S),
+        Row("  of it, an empty directory's", _best_and_median(bare)),
+        Row("  of it, what the suites add", _best_and_median(added), f"< {COLLECT_S} s", min(added) < COLLECT_S),
+        Row("TensorFlow modules imported", f"{len(foreign)} of {len(modules)} modules", "0", not foreign),
+    ]
+
+
+def _modules_after_collecting(environment: Mapping[str, str]) -> list[str]:
+    code = (
+        "import json, pytest, sys; pytest.main(['suites', '--collect-only', '-q', '-p', 'no:cacheprovider']); "
+        "print(); print(json.dumps(sorted(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    names: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return names
+
+
+def _best_and_median(seconds: Sequence[float]) -> str:
+    return f"{min(seconds):.2f} s (median {statistics.median(seconds):.2f} s)"
+
+
+# Cases
+
+
+class Ran(NamedTuple):
+    """A case as it was run by pytest, and the seconds of its parts."""
+
+    record: Record
+    seconds: dict[str, float]
+
+
+def run_case(scratch: Path, suite: str, case: str, *options: str) -> Ran:
+    """Run one case in a session of its own; whether it lies inside its bands is not asked."""
+    output, noted = scratch / case, scratch / f"{case}.stopwatch"
+    environment = {**os.environ, "OVERHEAD_STOPWATCH": str(noted), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", f"suites/inference/{suite}.py", "-k", case, "-q", "-p", "no:cacheprovider",
+         "-p", "benchmarks.stopwatch", "--output-dir", str(output), *options],
+        cwd=ROOT, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    runs = list(output.glob("run-*"))
+    records = read_run(runs[0]).records if runs else ()
+    if not records or records[0].verdict in ("not run", "invalid"):
+        sys.exit(f"{case} was not measured:\n{done.stdout}{done.stderr}")
+    (record,) = records
+    events = json_lines(runs[0] / "events" / f"{case}.jsonl")
+    return Ran(record, parts(marks(json_lines(noted), events, case)))
+
+
+def beside(scratch: Path, launched: Launched, kind: str, **spec: Any) -> dict[str, Any]:
+    """Run ``benchmarks.beside`` as the harness launched a subject: same interpreter, binding and variables."""
+    path = scratch / f"{kind}.json"
+    threads = {"inter_op_threads": launched.inter_op_threads, "intra_op_threads": launched.intra_op_threads}
+    path.write_text(json.dumps({"kind": kind, **threads, **spec}), encoding="utf-8")
+    changed = {**os.environ, **launched.env, "PYTHONPATH": str(ROOT)}
+    environment = {key: value for key, value in changed.items() if value is not None}
+    argv = [*launched.argv[:-2], "benchmarks.beside", str(path)]
+    done = subprocess.run(argv, cwd=scratch, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(argv)} went wrong:\n{done.stderr}")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def case_rows(ran: Ran, alone_s: float) -> list[Row]:
+    """Say where the time of a case went; ``alone_s`` is the graph's load with no proof beside it."""
+    seconds = dict(ran.seconds)
+    timed = sum(sum(series.step_s) for series in ran.record.series)
+    rows = [Row(f"  ({part}, no cost of the harness)", f"{seconds.get(part, 0):.2f} s") for part in THE_WORK]
+    slower = max(0.0, seconds.get(LOAD, 0.0) - alone_s)
+    costs = {part: value for part, value in seconds.items() if part not in THE_WORK}
+    rows += [Row(f"  {part}", f"{value:.2f} s") for part, value in sorted(costs.items(), key=lambda x: -x[1])]
+    rows.append(Row("  the load slowed by the proof beside it", f"{slower:.2f} s (alone {alone_s:.2f} s)"))
+    total = overhead_s(seconds) + slower
+    checks = slower + seconds.get(PROOF, 0.0) + seconds.get(CEILING, 0.0)
+    name = f"{ran.record.case}, batch {ran.record.batch_size}"
+    told = f"{total:.2f} s" + (f" beside {timed:.1f} s of timed steps" if timed else "")
+    neither = Row("  without proof and ceiling", f"{total - checks:.2f} s")
+    return [Row(name, told, f"< {CASE_S:.0f} s", total < CASE_S), neither, *rows]
+
+
+def gap_rows(cases: Sequence[Ran]) -> list[Row]:
+    return [
+        Row(f"between timed steps, batch {ran.record.batch_size}", f"{ran.record.metrics['gap_share']:.4%} of them",
+            f"< {GAP_SHARE:.0%}", ran.record.metrics["gap_share"] < GAP_SHARE)
+        for ran in cases
+    ]  # fmt: skip
+
+
+# JPEGs
+
+
+def feeding_rows(fed: Mapping[str, Any], mean_bytes: float, images: int, cores: int) -> list[Row]:
+    """Hold an accuracy run's speed against dummy data's, and against what the cores leave for decoding."""
+    dummy, decoding, judging = (statistics.median(fed[name]) for name in ("dummy", "decoding", "judging"))
+    allowed = shared_rate(dummy, decoding)
+    share, of_allowed = judging / dummy, judging / allowed
+    return [
+        Row("accuracy run on JPEGs", f"{judging:.1f} images/s, {images} of {mean_bytes / 1024:.0f} KiB"),
+        Row("  dummy data, same graph and batch", f"{dummy:.1f} images/s"),
+        Row("  decoding alone", f"{decoding:.1f} images/s on the same {cores} cores"),
+        Row("  computing while it runs", f"{statistics.median(fed['compute_share']):.1%} of the time"),
+        Row("  share of dummy data's speed", f"{share:.1%}"),
+        Row("  share of what the cores allow", f"{of_allowed:.1%} of {allowed:.1f} images/s", f">= {FED_SHARE:.0%}",
+            of_allowed >= FED_SHARE),
+    ]  # fmt: skip
+
+
+# All of it
+
+
+def measure(scratch: Path, arguments: argparse.Namespace) -> Iterable[tuple[str, list[Row]]]:
+    yield "Collecting, best of alternated runs", collecting(scratch, arguments.runs)
+    precision = arguments.precision
+    stem = f"resnet50_v1_5-{precision}"
+    speeds = [
+        run_case(scratch, "test_latency", f"{stem}-batch1", "--batch-size", str(BATCH_SIZES[0])),
+        run_case(scratch, "test_throughput", f"{stem}-batch128", "--batch-size", str(BATCH_SIZES[1]),
+                 "--warmup-steps", "5", "--steps", "20"),
+    ]  # fmt: skip
+    launched, graph = speeds[0].record.launched[0], speeds[0].record.inputs["graph"].path
+    common = {"graph": graph, "precision": precision}
+    for ran in speeds:
+        alone = [beside(scratch, launched, "load", **common, batch_size=ran.record.batch_size) for _ in range(2)]
+        yield f"A case, beyond {', '.join(THE_WORK)}", case_rows(ran, statistics.mean(x["load_s"] for x in alone))
+    data = scratch / "jpegs"
+    data.mkdir()
+    drawn = beside(scratch, launched, "jpegs", directory=str(data), images=arguments.images)
+    fed = beside(scratch, launched, "feed", **common, batch_size=BATCH_SIZES[1], data=str(data),
+                 folder=str(scratch), rounds=arguments.rounds)  # fmt: skip
+    judged = run_case(scratch, "test_accuracy", f"resnet50_v1_5-imagenet-{precision}-accuracy", "--in-graph", graph,
+                      "--data-location", str(data), "--batch-size", str(BATCH_SIZES[1]))  # fmt: skip
+    yield "A case of accuracy (generated JPEGs and labels: no accuracy is claimed)", case_rows(judged, fed["load_s"])
+    yield "Timed steps", gap_rows(speeds)
+    yield (
+        f"Images keep the compute busy, {precision}, batch {BATCH_SIZES[1]}, medians of alternated rounds",
+        feeding_rows(fed, drawn["mean_bytes"], arguments.images, len(launched.cpus)),
+    )
+
+
+def lines(title: str, rows: Sequence[Row]) -> list[str]:
+    told = [title]
+    for row in rows:
+        verdict = "" if row.met is None else "met" if row.met else "missed"
+        told.append(f"  {row.figure:<48} {row.value:<36} {row.target:<8} {verdict}".rstrip())
+    return [*told, ""]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__.splitlines()[0])
+    parser.add_argument("--strict", action="store_true", help="exit 1 when a target is missed")
+    parser.add_argument("--runs", type=int, default=7, help="collections of each kind (default: 7)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns between dummy data and JPEGs (default: 3)")
+    parser.add_argument("--images", type=int, default=384, help="generated JPEGs (default: 384)")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "int8"), default="fp32")
+    arguments = parser.parse_args(argv)
+    missed = 0
+    with tempfile.TemporaryDirectory(prefix="overhead-") as scratch:
+        for title, rows in measure(Path(scratch), arguments):
+            print("\n".join(lines(title, rows)), flush=True)
+            missed += sum(row.met is False for row in rows)
+    load = os.getloadavg()[0]
+    print(f"{missed} missed; {os.cpu_count()} cores, load average {load:.1f} at the end.")
+    return 1 if missed and arguments.strict else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
