@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from benchmarks import overhead
 from benchmarks.overhead import Mark
 
