@@ -68,15 +68,18 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput[RUN] = node.config.stash[SESSION].run
 
 
+def runs_cases(config: pytest.Config) -> bool:
+    return terminal.runs_suites(config) and not config.getoption("collectonly")
+
+
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    told = terminal.runs_suites(config) and not config.getoption("collectonly")
-    return terminal.header(config.stash[SESSION]) if told else []
+    return terminal.header(config.stash[SESSION]) if runs_cases(config) else []
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Refuse a machine, a stack or a directory that is not as asked, before anything is collected."""
     worker = hasattr(session.config, "workerinput")  # what a worker would find, its controller found
-    if terminal.runs_suites(session.config) and not worker and not session.config.getoption("collectonly"):
+    if runs_cases(session.config) and not worker:
         try:
             terminal.check(session.config.stash[SESSION])
         except ConformanceError as error:
@@ -141,7 +144,7 @@ def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     state, tally = session.config.stash[SESSION], session.config.stash[TALLY]
-    if state.worker is None and terminal.runs_suites(session.config) and not state.options.plan:
+    if state.worker is None and runs_cases(session.config) and not state.options.plan:
         session.exitstatus = terminal.finish(state, tally, int(exitstatus))
 
 

@@ -35,6 +35,7 @@ def test_a_clone_collects_every_row_of_its_tables(clone: Path) -> None:
     rows = sum(table.read_text().count("[[case]]") for table in clone.glob("suites/**/*.toml"))
     done = run(clone, "pytest", "suites", "--collect-only", "-q")
     assert f"{rows} tests collected" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0
 
 
 def test_a_clone_imports_its_own_package(clone: Path) -> None:

@@ -318,3 +318,16 @@ def test_a_frozen_network_has_the_names_of_the_recipe_and_is_the_same_for_the_sa
     assert b"input_tensor" in graph and b"softmax_tensor" in graph
     assert 4 * 23_530_571 < len(graph) < 4 * 23_700_000  # its parameters and statistics as float32, and little else
     assert not (place / "seeded.pb.part").exists()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("neural_compressor") is None, reason="Neural Compressor is not installed here"
+)
+def test_a_quantised_graph_runs_its_convolutions_in_int8(graphs: Path) -> None:
+    arguments = {"dataset": "dummy", "data": None, "image_size": SIDE, "images": 8, "batch_size": 4, "seed": 0}
+    tensors = {"input_name": "input_tensor", "output_name": "softmax_tensor"}
+    paths = {"graph": str(graphs / "good.pb"), "output": str(graphs / "int8.pb")}
+    quantized = subject(graphs, wire.QUANTIZE, **arguments, **tensors, **paths)
+    assert quantized.result == {"convolutions": {"int8": 2}, "images": 8}
+    measured = measure(graphs, [("int8", "int8.pb", "int8")], steps=5, min_timed_s=0.05)
+    assert measured.result["arms"][0]["proof"]["native_share"] >= 0.95

@@ -4,6 +4,7 @@ Arguments of the job: graph, input_name, output_name, data (a directory of TFRec
 images, dataset (its name), image_size, images, batch_size, seed, output.
 """
 
+import importlib.util
 import math
 import os
 import tempfile
@@ -66,23 +67,24 @@ def run(job: Job, events: Events) -> Dict[str, Any]:
 def _quantize(graph: str, input_name: str, output_name: str, calibration: Calibration) -> Any:
     """Return the quantised GraphDef, by the interface of whichever Neural Compressor is installed (3.x or 2.x)."""
     try:
+        if importlib.util.find_spec("neural_compressor.tensorflow") is None:
+            return _quantize_2x(graph, input_name, output_name, calibration)
         from neural_compressor.tensorflow import StaticQuantConfig, quantize_model
         from neural_compressor.tensorflow.utils.model import Model
-    except ImportError:
-        return _quantize_2x(graph, input_name, output_name, calibration)
+    except ImportError as error:
+        raise Refused(
+            "Neural Compressor, which makes int8 graphs, cannot be imported in this stack: %s." % error,
+            "Install neural-compressor-tf and setuptools<81 (it needs pkg_resources) into the stack, "
+            "or give an int8 graph with --in-graph.",
+        ) from None
     model = Model(graph)
     model.input_tensor_names, model.output_tensor_names = [input_name], [output_name]
     return quantize_model(model, StaticQuantConfig(), calibration, len(calibration)).graph_def
 
 
 def _quantize_2x(graph: str, input_name: str, output_name: str, calibration: Calibration) -> Any:
-    try:
-        from neural_compressor import PostTrainingQuantConfig, quantization
-    except ImportError:
-        raise Refused(
-            "This stack has no Neural Compressor, which makes int8 graphs.",
-            "Install neural-compressor-tf into the stack, or give an int8 graph with --in-graph.",
-        ) from None
+    from neural_compressor import PostTrainingQuantConfig, quantization
+
     config = PostTrainingQuantConfig(
         inputs=[input_name], outputs=[output_name], calibration_sampling_size=[len(calibration.images)]
     )
