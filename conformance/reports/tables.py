@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from conformance.cases.metrics import METRICS, count, percent
-from conformance.records import Noise, Record, Verdict
+from conformance.records import Judgement, Noise, Record, Verdict
 from conformance.reports.entries import ABSENT, Entry, by_batch, label, shown
 
 _ACCURACY = {
@@ -192,15 +192,24 @@ def _with_interval(record: Record, metric: str) -> Cell:
 
 
 def _measured_against(record: Record) -> tuple[str, str, str]:
-    """Return the sentences of what was judged, the cell's kind, and the reason when it says more."""
-    judged = [judgement.text for judgement in record.judgements if judgement.verdict != "unjudged"]
-    said = " ".join(judged) or record.reason or " ".join(judgement.text for judgement in record.judgements)
-    return said or "Nothing was judged.", "sentence", record.reason if record.reason not in said else ""
+    """Return the sentence that decided the case, the cell's kind, and the other sentences in small."""
+    first, *others = [_without_source(judgement) for judgement in _deciding_first(record)] or [record.reason]
+    return first or "Nothing was judged.", "sentence", " ".join(others)
+
+
+def _deciding_first(record: Record) -> list[Judgement]:
+    return sorted(record.judgements, key=lambda judgement: judgement.verdict != record.verdict)
+
+
+def _without_source(judgement: Judgement) -> str:
+    """Return a judgement's sentence without the source of its band, which has a column of its own."""
+    return judgement.text.replace(f" ({judgement.source})", "") if judgement.source else judgement.text
 
 
 def _sources(record: Record) -> str:
-    judged = dict.fromkeys(judgement.source for judgement in record.judgements if judgement.source)
-    return "; ".join(judged) or record.source
+    """Return the source of the band that decided, and that of the case where no band did."""
+    deciding = [judgement.source for judgement in _deciding_first(record)[:1] if judgement.source]
+    return deciding[0] if deciding else record.source
 
 
 def _published(ordered: Sequence[Entry], heads: Container[str]) -> dict[tuple[int, str, str], tuple[str, ...]]:
