@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import pytest
 pytest.importorskip("tensorflow")
 
 from conformance import wire
-from conformance.subject import forks, measure, runtime
+from conformance.subject import measure, runtime
 from conformance.subject.accuracy import ranks
 from conformance.subject.events import Events
 from conformance.subject.quantize import Calibration
@@ -168,56 +166,6 @@ def test_calibration_gives_every_image_once(count: int, batch_size: int, sizes: 
         np.testing.assert_array_equal(np.concatenate([batch for batch, _ in batches]), images)
         assert [len(labels) for _, labels in batches] == sizes
     assert len(calibration) == len(sizes) and calibration.batch_size == batch_size
-
-
-def raising(error: BaseException) -> Any:
-    raise error
-
-
-def test_a_fork_answers_and_leaves_no_child() -> None:
-    assert forks.in_fork(lambda: b"x" * 100_000) == b"x" * 100_000
-    assert int(forks.in_fork(lambda: str(os.getpid()).encode())) != os.getpid()
-    for work in (lambda: raising(KeyError()), lambda: raising(wire.Refused("a", "b"))):
-        with pytest.raises((forks.ForkFailed, wire.Refused)):
-            forks.in_fork(work)
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
-
-
-def test_a_fork_works_while_this_process_does() -> None:
-    reader, writer = os.pipe()
-    fork = forks.Fork(lambda: os.read(reader, 5))
-    os.write(writer, b"hello")
-    assert fork.answer() == b"hello"
-    os.close(reader)
-    os.close(writer)
-
-
-def test_a_refusal_in_a_fork_is_a_refusal_here() -> None:
-    with pytest.raises(wire.Refused, match=r"^No graph \u00e9\.$") as caught:
-        forks.in_fork(lambda: raising(wire.Refused("No graph \u00e9.", "Give one.")))
-    assert caught.value.hint == "Give one."
-
-
-@pytest.mark.parametrize(
-    ("work", "status"),
-    [
-        (lambda: raising(RuntimeError("in the fork")), 1 << 8),
-        (lambda: raising(SystemExit(0)), 1 << 8),
-        (lambda: "not bytes", 1 << 8),
-        (lambda: os.kill(os.getpid(), signal.SIGKILL), signal.SIGKILL),
-    ],
-    ids=["error", "exit", "no bytes", "killed"],
-)
-def test_a_fork_that_breaks_is_told(work: Any, status: int) -> None:
-    with pytest.raises(forks.ForkFailed) as caught:
-        forks.in_fork(work)
-    assert caught.value.status == status
-
-
-def test_a_directory_that_is_no_saved_model_is_refused_in_its_own_words(tmp_path: Path) -> None:
-    with pytest.raises(wire.Refused, match=r"is no SavedModel: it has no saved_model\.pb, it holds nothing\."):
-        forks.read_graph(str(tmp_path))
 
 
 def test_dummy_images_are_those_of_their_seed_and_aligned() -> None:

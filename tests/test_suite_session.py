@@ -827,7 +827,7 @@ def test_a_killed_session_leaves_no_subject_and_keeps_its_records(
 def test_a_killed_session_leaves_nothing_of_the_pass_that_proves_a_precision(
     tmp_path: Path, running: Callable[..., Any]
 ) -> None:
-    """That pass is a fork of the subject: stopped here, so that it cannot end by itself."""
+    """That pass is a second process of the subject: stopped here, so that it cannot end by itself."""
     process = running()
     assert eventually(lambda: len(processes(tmp_path)) == 2)
     os.kill(max(processes(tmp_path)), signal.SIGSTOP)

@@ -226,7 +226,7 @@ def test_events_and_go_file_of_an_earlier_try_are_not_taken_for_new_ones(tmp_pat
 
 def test_the_log_is_appended_to_and_its_tail_is_of_this_subject(tmp_path: Path) -> None:
     (tmp_path / "subject.log").write_text("of an earlier try\n")
-    outcome = run(tmp_path, "for i in range(30):\n    print('line', i)\nprint('err', file=sys.stderr)")
+    outcome = run(tmp_path, "for i in range(30):\n    print('line', i, flush=True)\nprint('err', file=sys.stderr)")
     assert (tmp_path / "subject.log").read_text().startswith("of an earlier try\n")
     assert len(outcome.log_tail) == 20 and "of an earlier try" not in outcome.log_tail
     assert {"err", "line 29"} <= set(outcome.log_tail)

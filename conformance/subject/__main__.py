@@ -11,6 +11,7 @@ import traceback
 
 from conformance import wire
 from conformance.subject.events import Events
+from conformance.subject.verbose_pass import VerbosePass
 
 MODULES = {
     wire.MEASURE: "measure",
@@ -20,16 +21,18 @@ MODULES = {
     wire.FREEZE_SEEDED: "freeze",
     wire.QUANTIZE: "quantize",
 }
+PROVEN = (wire.MEASURE, wire.ACCURACY)
 
 
 def main(job_path: str) -> int:
     job = wire.read_job(job_path)
     events = Events(job.events)
+    beside = (VerbosePass(job_path),) if job.kind in PROVEN else ()
     try:
         with events.alive():
             events.phase("import TensorFlow")
             module = importlib.import_module("conformance.subject." + MODULES[job.kind])
-            result = module.run(job, events)
+            result = module.run(job, events, *beside)
         events.send(wire.RESULT, result=result)
         return 0
     except wire.Refused as refused:

@@ -13,8 +13,9 @@ import numpy as np
 from conformance.data import imagenet
 from conformance.data.shards import find_shards
 from conformance.models import graphs
-from conformance.subject import forks, proof, runtime
+from conformance.subject import proof, runtime
 from conformance.subject.events import Events
+from conformance.subject.verbose_pass import Subject, VerbosePass
 from conformance.wire import Job, WrongAnswer
 
 
@@ -29,7 +30,7 @@ def ranks(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return ((outputs > own) | ((outputs == own) & earlier)).sum(axis=1)
 
 
-def run(job: Job, events: Events) -> Dict[str, Any]:
+def run(job: Job, events: Events, verbose_pass: VerbosePass) -> Dict[str, Any]:
     a = job.arguments
     runtime.eager_threads(job)
     runtime.announce(job, events)
@@ -37,24 +38,24 @@ def run(job: Job, events: Events) -> Dict[str, Any]:
     events.phase("load the graph")
     images = runtime.dummy_images(a["batch_size"], a["image_size"], a["image_size"], 0)
     subject, description = _subject(a, images.shape)
-    begun = proof.Proof(subject, images, job)
-    step = runtime.graph_step(begun.graph, job, a["precision"], a["input_name"], a["output_name"])
+    verbose_pass.begin(images, [subject])
+    step = runtime.graph_step(job, *subject)
     step(images)
     events.phase("prove the precision")
-    proven = begun.shown()
+    proven = proof.shown(subject, images, verbose_pass.logs()[0])
     events.phase("judge images")
     counts = _judge(step, shards, a, job, events)
     return {"proof": proven, "graph": description._asdict(), **counts}
 
 
-def _subject(a: Dict[str, Any], shape: Tuple[int, ...]) -> Tuple[proof.Subject, graphs.Facts]:
-    graph_def = forks.read_graph(a["graph"])
+def _subject(a: Dict[str, Any], shape: Tuple[int, ...]) -> Tuple[Subject, graphs.Facts]:
+    graph_def = graphs.read_graph(a["graph"])
     graphs.check_graph(graph_def, a["input_name"], a["output_name"])
     graphs.check_feed(graph_def, a["input_name"], shape)
     description = graphs.describe(graph_def, a["input_name"], a["output_name"])
     graphs.check_classes(description.classes, imagenet.LABELS[a["dataset"]])
     graph_def = graphs.optimized(graph_def, a["input_name"], a["output_name"])
-    return proof.Subject(graph_def, a["precision"], a["input_name"], a["output_name"]), description
+    return Subject(graph_def, a["precision"], a["input_name"], a["output_name"]), description
 
 
 def _judge(step: Any, shards: List[str], a: Dict[str, Any], job: Job, events: Events) -> Dict[str, Any]:

@@ -15,9 +15,10 @@ from typing import Any, Dict, List, Sequence, Tuple
 import numpy as np
 
 from conformance.models import graphs
-from conformance.subject import forks, machine, proof, runtime
+from conformance.subject import machine, proof, runtime
 from conformance.subject.ceiling import Ceiling
 from conformance.subject.events import Events
+from conformance.subject.verbose_pass import Log, Subject, VerbosePass
 from conformance.wire import Job
 
 BLOCK_S = 0.5  # length of a block, between which progress is told and arms change
@@ -30,9 +31,8 @@ STEADY_WITHIN = 0.05  # medians of the last two windows of a steady series diffe
 class Arm:
     """One graph under measurement and all that was seen of it."""
 
-    def __init__(self, name: str, subject: proof.Subject, images: np.ndarray, job: Job) -> None:
+    def __init__(self, name: str, subject: Subject, images: np.ndarray) -> None:
         self.name, self.subject, self.images = name, subject, images
-        self._proof = proof.Proof(subject, images, job)
         self.warmup: List[float] = []
         self.steady = False
         self.begun: List[float] = []
@@ -41,14 +41,12 @@ class Arm:
         self.gap_s = 0.0
 
     def load(self, job: Job) -> None:
-        self.step = runtime.graph_step(
-            self._proof.graph, job, self.subject.precision, self.subject.input_name, self.subject.output_name
-        )
+        self.step = runtime.graph_step(job, *self.subject)
         outputs = self.step(self.images)
         self.finite = bool(np.isfinite(outputs).all())
 
-    def prove(self) -> None:
-        self.proof = self._proof.shown()
+    def prove(self, log: Log) -> None:
+        self.proof = proof.shown(self.subject, self.images, log)
 
     def run_block(self, steps: int) -> float:
         """Time ``steps`` steps; returns the seconds of the whole block."""
@@ -132,19 +130,21 @@ def wait_for_others(go_path: str, events: Events) -> None:
         time.sleep(0.002)
 
 
-def run(job: Job, events: Events) -> Dict[str, Any]:
+def run(job: Job, events: Events, verbose_pass: VerbosePass) -> Dict[str, Any]:
     a = job.arguments
+    runtime.eager_threads(job)
     runtime.announce(job, events)
     images = runtime.dummy_images(a["batch_size"], a["image_size"], a["image_size"], a["seed"])
     events.phase("load the graph")
-    arms = [Arm(arm["name"], _subject(arm, a, images.shape), images, job) for arm in a["arms"]]
-    for arm in arms:  # after the last fork: none can be made once TensorFlow's runtime has started
+    arms = [Arm(arm["name"], _subject(arm, a, images.shape), images) for arm in a["arms"]]
+    verbose_pass.begin(images, [arm.subject for arm in arms])
+    for arm in arms:
         arm.load(job)
     events.phase("build the ceiling")
     ceilings = {arm.subject.precision: Ceiling(arm.subject.precision, job) for arm in arms}
     events.phase("prove the precision")
-    for arm in arms:
-        arm.prove()
+    for arm, log in zip(arms, verbose_pass.logs()):
+        arm.prove(log)
     events.phase("warm up")
     for arm in arms:
         warm_up(arm, a["warmup_steps"], events)
@@ -171,12 +171,12 @@ def _take(arms: Sequence[Arm], a: Dict[str, Any], events: Events) -> Dict[str, A
     return reading
 
 
-def _subject(arm: Dict[str, Any], a: Dict[str, Any], shape: Tuple[int, ...]) -> proof.Subject:
-    graph_def = forks.read_graph(arm["graph"])
+def _subject(arm: Dict[str, Any], a: Dict[str, Any], shape: Tuple[int, ...]) -> Subject:
+    graph_def = graphs.read_graph(arm["graph"])
     graphs.check_graph(graph_def, a["input_name"], a["output_name"])
     graphs.check_feed(graph_def, a["input_name"], shape)
     graph_def = graphs.optimized(graph_def, a["input_name"], a["output_name"])
-    return proof.Subject(graph_def, arm["precision"], a["input_name"], a["output_name"])
+    return Subject(graph_def, arm["precision"], a["input_name"], a["output_name"])
 
 
 def _report(arm: Arm, before: Dict[str, float], after: Dict[str, float]) -> Dict[str, Any]:

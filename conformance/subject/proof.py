@@ -1,83 +1,34 @@
-"""Proof of precision: an untimed pass under oneDNN's verbose log, before anything is measured.
+"""Proof of precision: what an untimed pass under oneDNN's verbose log shows, before anything is measured."""
 
-oneDNN reads ONEDNN_VERBOSE once and for the whole process, and printing would slow what is timed. So the
-pass runs in a fork of this process, made after TensorFlow's import (which is not paid again) and before
-its runtime starts any thread; the graph is loaded here while the fork loads it there.
-"""
-
-import os
-import tempfile
-from typing import Any, Dict, NamedTuple
+from typing import Any, Dict
 
 import numpy as np
 import tensorflow as tf
 
 from conformance.models.graphs import tensor_name
 from conformance.subject import onednn
-from conformance.subject.forks import Fork, ForkFailed
-from conformance.subject.runtime import graph_step, imported
-from conformance.wire import Job
+from conformance.subject.verbose_pass import Log, Subject
 
 
-class Subject(NamedTuple):
-    """A graph as it is to be run: parsed, with its tensors' names and its claimed precision."""
+def shown(subject: Subject, images: np.ndarray, log: Log) -> Dict[str, Any]:
+    """Return what the log of one step of ``images`` shows.
 
-    graph_def: Any
-    precision: str
-    input_name: str
-    output_name: str
-
-
-class Proof:
-    """One step of ``images`` under the verbose log, begun beside this process; ``shown`` waits for what it shows.
-
-    ``graph`` is the subject's, imported once for both processes.
+    Keys: native_share, kernels, flop_per_image (convolutions), onednn (version, runtime, isa), and error, which
+    is None or the words of what went wrong, in which case nothing is proven and native_share is 0.
     """
-
-    def __init__(self, subject: Subject, images: np.ndarray, job: Job) -> None:
-        self.graph = imported(subject.graph_def)
-        self._subject, self._images = subject, images
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed by shown)
-        self._fork = Fork(lambda: _run(self.graph, subject, images, job, self._log.fileno()))
-
-    def shown(self) -> Dict[str, Any]:
-        """Return what the log shows; to be asked once.
-
-        Keys: native_share, kernels, flop_per_image (convolutions), onednn (version, runtime, isa), and error, which
-        is None or the words of what went wrong, in which case nothing is proven and native_share is 0.
-        """
-        error = None
-        expected = convolution_flop(self._subject, self._images)
-        with self._log as log:
-            try:
-                self._fork.answer()
-            except ForkFailed as failed:
-                error = "the pass under the verbose log ended with wait status %d" % failed.status
-            log.seek(0)
-            read = onednn.parse(line.decode("utf-8", "replace") for line in log)
-        total = max(expected, sum(item.flop for item in read.work))
-        if not (error or read.work):
-            error = "oneDNN's verbose log shows no convolution"
-        return {
-            "native_share": 0.0 if error else onednn.native_share(read.work, self._subject.precision, expected),
-            "kernels": onednn.kernels(read.work),
-            "flop_per_image": total / len(self._images),
-            "onednn": {"version": read.version, "runtime": read.runtime, "isa": read.isa},
-            "error": error,
-        }
-
-
-def prove(subject: Subject, images: np.ndarray, job: Job) -> Dict[str, Any]:
-    """Run one step of ``images`` under the verbose log, and return what ``Proof.shown`` does."""
-    return Proof(subject, images, job).shown()
-
-
-def _run(graph: tf.Graph, subject: Subject, images: np.ndarray, job: Job, log_fd: int) -> bytes:
-    step = graph_step(graph, job, subject.precision, subject.input_name, subject.output_name)
-    os.environ["ONEDNN_VERBOSE"] = "1"
-    os.dup2(log_fd, 1)
-    step(images)
-    return b""
+    expected = convolution_flop(subject, images)
+    read = onednn.parse(log.lines)
+    total = max(expected, sum(item.flop for item in read.work))
+    error = log.error
+    if not (error or read.work):
+        error = "oneDNN's verbose log shows no convolution"
+    return {
+        "native_share": 0.0 if error else onednn.native_share(read.work, subject.precision, expected),
+        "kernels": onednn.kernels(read.work),
+        "flop_per_image": total / len(images),
+        "onednn": {"version": read.version, "runtime": read.runtime, "isa": read.isa},
+        "error": error,
+    }
 
 
 def convolution_flop(subject: Subject, images: np.ndarray) -> int:

@@ -49,17 +49,11 @@ def eager_threads(job: Job) -> None:
     tf.config.threading.set_intra_op_parallelism_threads(job.intra_op_threads)
 
 
-def imported(graph_def: Any) -> tf.Graph:
-    """Import a frozen graph; this starts nothing of TensorFlow's runtime, so that a fork may follow."""
+def graph_step(job: Job, graph_def: Any, precision: str, input_name: str, output_name: str) -> Step:
+    """Return a callable from images [B, H, W, C] float32 to outputs [B, classes] of a frozen graph."""
     graph = tf.Graph()
     with graph.as_default():
         tf.import_graph_def(graph_def, name="")
-    return graph
-
-
-def graph_step(graph_def: Any, job: Job, precision: str, input_name: str, output_name: str) -> Step:
-    """Return a callable from images [B, H, W, C] float32 to outputs [B, classes] of a frozen graph, imported or not."""
-    graph = graph_def if isinstance(graph_def, tf.Graph) else imported(graph_def)
     session = tf.compat.v1.Session(graph=graph, config=session_config(job, precision))
     feeds: List[Any] = [graph.get_tensor_by_name(tensor_name(input_name))]
     return session.make_callable(graph.get_tensor_by_name(tensor_name(output_name)), feeds)
