@@ -194,6 +194,7 @@ def processes(place: Path) -> list[int]:
             state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             continue
-        if state not in "ZX" and b"conformance.subject" in words and any(bytes(place) in word for word in words):
+        of_a_subject = any(word.startswith(b"conformance.subject") for word in words)
+        if state not in "ZX" and of_a_subject and any(bytes(place) in word for word in words):
             found.append(int(entry.name))
     return found

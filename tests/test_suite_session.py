@@ -827,10 +827,12 @@ def test_a_killed_session_leaves_no_subject_and_keeps_its_records(
 def test_a_killed_session_leaves_nothing_of_the_pass_that_proves_a_precision(
     tmp_path: Path, running: Callable[..., Any]
 ) -> None:
-    """That pass is a second process of the subject: stopped here, so that it cannot end by itself."""
+    """That pass is a second process of the subject: stopped at its work, so that it cannot end by itself."""
     process = running()
     assert eventually(lambda: len(processes(tmp_path)) == 2)
-    os.kill(max(processes(tmp_path)), signal.SIGSTOP)
+    second = max(processes(tmp_path))
+    assert eventually(lambda: "tensorflow" in Path(f"/proc/{second}/maps").read_text())
+    os.kill(second, signal.SIGSTOP)
     process.kill()
     process.wait()
     assert eventually(lambda: processes(tmp_path) == [])
