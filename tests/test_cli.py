@@ -14,7 +14,8 @@ from launch_examples import xeon
 from report_examples import accuracy, footer, header
 
 import conformance
-from conformance.cli import FAULT, OK, machine_facts, machine_lines, main
+from conformance.cli import FAULT, OK, main
+from conformance.commands.profiles import machine_facts, machine_lines
 from conformance.hardware.detect import detect, digest
 from conformance.hardware.host import usable_cores
 from conformance.hardware.match import AUTO, choose, list_profiles, profile_directory
