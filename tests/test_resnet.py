@@ -108,7 +108,7 @@ def test_inference_leaves_the_statistics_alone() -> None:
     layer = ConvBatchNorm(np.random.default_rng(0), "layer", 1, 2, 3, 1)
     before = [v.numpy() for v in layer.variables]
     layer(tf.ones([1, 4, 4, 2]), False)
-    for old, new in zip(before, layer.variables, strict=True):
+    for old, new in zip(before, layer.variables):
         np.testing.assert_array_equal(old, new)
 
 
@@ -136,8 +136,8 @@ def test_the_classes_change_the_last_layer_only(small: str) -> None:
 
 def test_the_seed_decides_the_weights(small: str) -> None:
     made = [weights(ResNet(small, 11, seed)) for seed in (1, 1, 2)]
-    assert all((a == b).all() for a, b in zip(made[0], made[1], strict=True))
-    assert any((a != b).any() for a, b in zip(made[0], made[2], strict=True))
+    assert all((a == b).all() for a, b in zip(made[0], made[1]))
+    assert any((a != b).any() for a, b in zip(made[0], made[2]))
 
 
 def test_weights_are_truncated_at_two_sigmas_and_keep_the_scale_of_their_inputs(network: ResNet) -> None:
