@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from conformance.errors import SubjectFailed
-from conformance.judging.statistics import mcnemar, percentile, ratio_interval, summary, wilson
+from conformance.judging.statistics import (
+    images_to_decide,
+    mcnemar,
+    paired_difference,
+    percentile,
+    ratio_interval,
+    summary,
+    wilson,
+)
 
 # Newcombe, Statistics in Medicine 17 (1998), table I, method 3, to four decimals.
 NEWCOMBE = [
@@ -127,6 +135,47 @@ def test_mcnemar_agrees_with_scipy_on_many_images() -> None:
     from scipy.stats import binomtest
 
     assert mcnemar(*bits(790, 710, both=48_500)).p == pytest.approx(binomtest(790, 1500).pvalue, rel=1e-9)
+
+
+@pytest.mark.parametrize(("lost", "gained", "n"), [(0.01, 0.01, 364), (0.03, 0.01, 500), (0.0, 0.004, 1000)])
+def test_the_paired_interval_holds_the_true_difference_in_19_of_20_samples(lost: float, gained: float, n: int) -> None:
+    draws = np.random.default_rng(0).multinomial(n, [lost, gained, 1 - lost - gained], size=4000)
+    intervals = [paired_difference(int(b), int(c), n) for b, c, _ in draws]
+    assert np.mean([low <= gained - lost <= high for low, high in intervals]) >= 0.945
+
+
+def test_two_models_that_never_differ_are_not_proven_equal() -> None:
+    low, high = paired_difference(0, 0, 364)
+    assert low == -high and 0.005 < high < 0.01
+    assert paired_difference(3, 9, 500) == pytest.approx(tuple(-x for x in reversed(paired_difference(9, 3, 500))))
+
+
+@pytest.mark.parametrize(("n", "points"), [(500, 1.52), (2000, 0.76), (10_000, 0.34), (50_000, 0.15)])
+def test_the_paired_interval_is_as_wide_as_a_subset_makes_it(n: int, points: float) -> None:
+    low, high = paired_difference(round(0.015 * n), round(0.015 * n), n)
+    assert 100 * high == pytest.approx(points, rel=0.12)
+
+
+@pytest.mark.parametrize(("b", "c", "n"), [(-1, 0, 5), (0, 0, 0), (3, 3, 5)])
+def test_impossible_paired_counts_have_no_interval(b: int, c: int, n: int) -> None:
+    with pytest.raises(ValueError):
+        paired_difference(b, c, n)
+
+
+@pytest.mark.parametrize(("b", "c", "n", "limit"), [(4, 3, 364, -0.01), (0, 0, 100, -0.005), (30, 3, 1000, -0.02)])
+def test_the_images_that_decide_do_and_a_twentieth_less_do_not(b: int, c: int, n: int, limit: float) -> None:
+    needed = images_to_decide(b, c, n, limit)
+    assert needed is not None and needed > n
+
+    def straddles(images: int) -> bool:
+        low, high = paired_difference(b * images / n, c * images / n, images)
+        return low <= limit <= high
+
+    assert straddles(n) and straddles(int(0.95 * needed)) and not straddles(needed)
+
+
+def test_no_number_of_images_decides_what_lies_on_the_limit() -> None:
+    assert images_to_decide(10, 0, 1000, -0.01) is None
 
 
 def test_equal_models_do_not_differ() -> None:

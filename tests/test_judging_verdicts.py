@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 
 import msgspec
 import pytest
 
 from conformance.cases import Band, Case
 from conformance.cases.metrics import METRICS
-from conformance.judging.statistics import summary
-from conformance.judging.verdicts import MAIN, judge, judge_case, judge_speedup
+from conformance.judging.statistics import paired_difference, summary, wilson
+from conformance.judging.verdicts import MAIN, Partial, judge, judge_case, judge_speedup
 from conformance.records import Noise
 
 THROUGHPUT = "throughput_images_per_s"
@@ -368,3 +369,62 @@ def test_a_judgement_survives_a_run_file() -> None:
     for value in (0.1, 0.9, math.nan, math.inf, None):
         found = judge("top1", value, [FLOOR])
         assert msgspec.json.decode(msgspec.json.encode(found), type=type(found)) == found
+
+
+# Less than a whole split
+
+OF_FP32 = Band(metric="top1_of_fp32", at_least=0.99, source=SOURCE)
+
+
+def judged_on(images: int, lost: int, gained: int, fp32: float = 0.75, whole: int = 50_000) -> tuple[str, str]:
+    """Return verdict and reason of a precision that is right on that many fewer and more images than fp32."""
+    low, high = paired_difference(lost, gained, images)
+    top1 = fp32 + (gained - lost) / images
+    metrics = {"top1": top1, "top1_of_fp32": top1 / fp32}
+    intervals = {"top1": wilson(round(top1 * images), images), "top1_of_fp32": (1 + low / fp32, 1 + high / fp32)}
+    partial = Partial(images=images, whole=whole, lost=lost, gained=gained)
+    _, verdict, reason = judge_case(case("accuracy", OF_FP32), metrics, QUIET, (), "p", intervals, partial)
+    return verdict, reason
+
+
+@pytest.mark.parametrize("top1", [0.70, 0.80])
+def test_a_band_for_all_images_judges_no_part_of_them(top1: float) -> None:
+    metrics, intervals = {"top1": top1}, {"top1": (top1 - 0.02, top1 + 0.02)}
+    partial = Partial(images=2000, whole=50_000)
+    _, verdict, reason = judge_case(case("accuracy", FLOOR), metrics, QUIET, (), "p", intervals, partial)
+    assert verdict == "unjudged"
+    assert reason == (
+        f"top-1 is {top1:.4f}: unjudged, its band is for all 50,000 images, and 2,000 were judged "
+        f"(95 % interval {top1 - 0.02:.4f} to {top1 + 0.02:.4f})."
+    )
+
+
+def test_an_impossible_top1_of_a_part_is_invalid() -> None:
+    partial = Partial(images=2000, whole=50_000)
+    _, verdict, _ = judge_case(case("accuracy", FLOOR), {"top1": 1.5}, QUIET, (), "p", {"top1": (0, 1)}, partial)
+    assert verdict == "invalid"
+
+
+@pytest.mark.parametrize(
+    ("images", "lost", "gained", "verdict"),
+    [(2000, 5, 5, "inside"), (2000, 30, 30, "unjudged"), (2000, 70, 10, "outside"), (10_000, 150, 150, "inside")],
+)
+def test_a_precision_on_a_part_is_decided_by_its_whole_paired_interval(
+    images: int, lost: int, gained: int, verdict: str
+) -> None:
+    assert judged_on(images, lost, gained)[0] == verdict
+
+
+def test_too_few_images_are_told_with_how_many_would_do() -> None:
+    _, reason = judged_on(2000, 30, 30)
+    told = re.search(r"too few images to decide, .* on the same 2,000 images; about ([\d,]+) would be enough", reason)
+    assert told
+    enough = int(told[1].replace(",", ""))
+    assert judged_on(enough, round(0.015 * enough), round(0.015 * enough))[0] == "inside"
+    assert "; all 3,000 might not be enough (" in judged_on(2000, 40, 26, whole=3000)[1]
+
+
+def test_a_precision_on_the_whole_split_is_held_against_the_band_itself() -> None:
+    metrics = {"top1": 0.75, "top1_of_fp32": 0.9901}
+    _, verdict, _ = judge_case(case("accuracy", OF_FP32), metrics, QUIET, (), "p", {"top1_of_fp32": (0.9, 1.1)})
+    assert verdict == "inside"

@@ -98,6 +98,44 @@ def mcnemar(first: Sequence[bool | int], second: Sequence[bool | int]) -> McNema
     return McNemar(b, c, min(1.0, 2 * float(bdtr(min(b, c), b + c, 0.5))))
 
 
+def paired_difference(b: float, c: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the interval of the second model's share of right answers less the first's, on the same ``n`` images.
+
+    Only the first is right ``b`` times, only the second ``c`` times. The adjusted Wald interval of Bonett and Price
+    (2012), which holds its confidence also where the two models never differ: one image more for each of b and c, two
+    more in all. Raises ValueError unless 0 <= b + c <= n and n > 0.
+    """
+    if min(b, c) < 0 or n < 1 or b + c > n:
+        raise ValueError(f"{b} and {c} of {n}")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    first, second = (b + 1) / (n + 2), (c + 1) / (n + 2)
+    difference = second - first
+    half = z * math.sqrt((first + second - difference**2) / (n + 2))
+    return max(-1.0, difference - half), min(1.0, difference + half)
+
+
+def images_to_decide(b: int, c: int, n: int, limit: float) -> int | None:
+    """Return how many images would put the whole interval on one side of a limit, if shares stayed as they are.
+
+    ``limit`` is a difference as of ``paired_difference``. To a hundredth; None beyond a billion.
+    """
+
+    def decides(images: int) -> bool:
+        low, high = paired_difference(b / n * images, c / n * images, images)
+        return not low <= limit <= high
+
+    most = n
+    while not decides(most):  # the interval shrinks with the root of the number of images
+        if most > 10**9:
+            return None
+        most *= 2
+    least = most // 2
+    while most - least > most // 100 + 1:
+        middle = (least + most) // 2
+        least, most = (least, middle) if decides(middle) else (middle, most)
+    return most
+
+
 def ratio_interval(numerators: Sequence[float], denominators: Sequence[float], seed: int = 0) -> Ratio:
     """Return the median of paired ratios and its 95 % interval.
 

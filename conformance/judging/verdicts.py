@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
+
 from conformance.cases import Band, Case, Mode
 from conformance.cases.metrics import METRICS, exact, telling
+from conformance.judging.statistics import images_to_decide
 from conformance.records import GRAVITY, Judgement, Noise, Verdict, worst
 
 SPEEDUP = "speedup_over_fp32"
+PAIRED = "top1_of_fp32"
 
 # What a case of each mode is about: one of these is judged, or the first is told to be unjudged.
 MAIN: dict[Mode, tuple[str, ...]] = {
@@ -21,6 +25,18 @@ MAIN: dict[Mode, tuple[str, ...]] = {
     "latency": ("latency_p50_s", "latency_mean_s", "latency_p90_s", "latency_p95_s", "latency_p99_s"),
     "speedup": (SPEEDUP,),
 }
+
+
+class Partial(msgspec.Struct, frozen=True, kw_only=True):
+    """Accuracy on other than the whole split: ``images`` were judged, ``whole`` are in it.
+
+    Of the same images, fp32 alone is right on ``lost`` and the precision of the case alone on ``gained``.
+    """
+
+    images: int
+    whole: int
+    lost: int = 0
+    gained: int = 0
 
 
 def applicable(bands: Sequence[Band], metric: str, profile: str | None) -> tuple[Band, ...]:
@@ -85,13 +101,16 @@ def judge_case(
     differences: Sequence[str],
     profile: str,
     intervals: Mapping[str, tuple[float, float]] | None = None,
+    partial: Partial | None = None,
 ) -> tuple[tuple[Judgement, ...], Verdict, str]:
     """Judge every metric that has a band, and the main one of the case's mode even without.
 
     ``differences`` say where the machine is not of ``profile``: a speed is then unjudged. A speed-up
-    is decided by its interval in ``intervals``. Returns the judgements, the gravest verdict, and the
-    sentences that decided it.
+    is decided by its interval in ``intervals``. Of a ``partial`` split, top-1 and top-5 are unjudged, and a
+    precision against fp32 is decided by the paired interval. Returns the judgements, the gravest verdict, and
+    the sentences that decided it.
     """
+    intervals = intervals or {}
     differs = f"the machine differs from profile {profile!r}: {'; '.join(differences)}"
     judgements = []
     for metric in _judged_metrics(case):
@@ -100,15 +119,49 @@ def judge_case(
             metrics.get(metric),
             case.band,
             unstable_because=noise.reasons if noise else (),
-            unjudged_because=differs if differences and METRICS[metric].speed else None,
+            unjudged_because=differs if differences and METRICS[metric].speed else _too_few(metric, partial, intervals),
             profile=profile,
         )
         if metric == SPEEDUP and judgement.verdict in ("inside", "outside"):
-            judgement = _speedup_of(case, metrics[metric], (intervals or {}).get(metric), profile)
+            judgement = _speedup_of(case, metrics[metric], intervals.get(metric), profile)
+        if metric == PAIRED and partial and judgement.verdict in ("inside", "outside"):
+            judgement = _paired(case, metrics, intervals[metric], partial, profile)
         judgements.append(judgement)
     verdict = worst([judgement.verdict for judgement in judgements])
     deciding = [judgement.text for judgement in judgements if judgement.verdict == verdict]
     return tuple(judgements), verdict, " ".join(deciding)
+
+
+def _too_few(metric: str, partial: Partial | None, intervals: Mapping[str, tuple[float, float]]) -> str | None:
+    if partial is None or metric not in ("top1", "top5"):
+        return None
+    low, high = (METRICS[metric].show(end) for end in intervals[metric])
+    return (
+        f"its band is for all {partial.whole:,} images, and {partial.images:,} were judged "
+        f"(95 % interval {low} to {high})"
+    )
+
+
+def _paired(
+    case: Case, metrics: Mapping[str, float], interval: tuple[float, float], partial: Partial, profile: str
+) -> Judgement:
+    """Hold the interval of paired answers against each band; one that straddles a limit decides nothing."""
+    ratio, judgements = metrics[PAIRED], []
+    show = METRICS[PAIRED].show
+    told = f"95 % interval {show(interval[0])} to {show(interval[1])} on the same {partial.images:,} images"
+    for band in applicable(case.band, PAIRED, profile):
+        if band.low <= interval[0] and interval[1] <= band.high:
+            judgements.append(_decided(band, ratio, show, "inside", f"the whole {told} is inside"))
+        elif interval[1] < band.low or interval[0] > band.high:
+            judgements.append(_decided(band, ratio, show, "outside", f"the whole {told} is outside"))
+        else:
+            limit = band.low if interval[0] < band.low else band.high
+            fp32 = metrics["top1"] / ratio
+            needed = images_to_decide(partial.lost, partial.gained, partial.images, (limit - 1) * fp32)
+            enough = needed is not None and needed <= partial.whole
+            more = f"about {needed:,} would be enough" if enough else f"all {partial.whole:,} might not be enough"
+            judgements.append(_decided(band, ratio, show, "unjudged", f"too few images to decide, {told}; {more}"))
+    return min(judgements, key=lambda judgement: GRAVITY.index(judgement.verdict))
 
 
 def _judged_metrics(case: Case) -> tuple[str, ...]:
