@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from flip_examples import Data, answered
 from report_examples import full_run, header, second_run
 
 from conformance.reports import write_report
@@ -87,9 +88,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     directory = tmp_path_factory.mktemp("reports")
     doubtful = full_run(footer=None, header=header(hardware_differences=("1 socket instead of 8",)))
     long = msgspec.structs.replace(doubtful.records[0], case="fp32-" + "very-long-name-" * 12, reason="long" * 60)
+    data, kept = Data(directory / "tfrecords", 60), directory / "run"
+    wrong = {"fp32": [0, 1], "bf16": [0, 1], "int8": range(1, 50)}
+    flipped = [answered(kept, data, precision, images) for precision, images in wrong.items()]
+    records = (*doubtful.records, long, *flipped)
     runs = {
         "one": [full_run()],
-        "two": [msgspec.structs.replace(doubtful, records=(*doubtful.records, long)), second_run()],
+        "two": [msgspec.structs.replace(doubtful, records=records, directory=str(kept)), second_run()],
     }
     for name, listed in runs.items():
         write_report(listed, directory / f"{name}.html", None)
@@ -191,6 +196,18 @@ def test_charts_fill_their_place_and_show_values_on_hovering(browser: Any, pages
     assert len(charts) == 7
     assert all(width == pytest.approx(place, abs=1) for width, place, _ in charts)
     assert all(titles for *_, titles in charts)
+
+
+def test_pictures_of_flipped_images_are_drawn_with_their_pixels_to_be_seen(
+    browser: Any, pages: dict[str, Path]
+) -> None:
+    show(browser, pages["two"], 390)
+    drawn = browser.execute_script(
+        "return [...document.querySelectorAll('.pictures img')].map(each =>"
+        " [each.naturalWidth, each.getBoundingClientRect().width, getComputedStyle(each).imageRendering])"
+    )
+    assert len(drawn) == 24
+    assert all(natural == 8 and width > 80 and rendering == "pixelated" for natural, width, rendering in drawn)
 
 
 def test_a_case_named_in_a_table_opens_in_full(browser: Any, pages: dict[str, Path]) -> None:

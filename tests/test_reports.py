@@ -94,7 +94,7 @@ def all_figures(run: Run) -> Iterator[Figure]:
     yield from (*accuracy_charts(listed), *speed_charts(listed), *speedup_charts(listed))
 
 
-@pytest.mark.parametrize("module", ["frame", "entries", "charts", "details", "machine"])
+@pytest.mark.parametrize("module", ["frame", "entries", "charts", "details", "machine", "flips"])
 def test_the_examples_in_the_docstrings_are_true(module: str) -> None:
     result = doctest.testmod(importlib.import_module(f"conformance.reports.{module}"))
     assert result.attempted > 0

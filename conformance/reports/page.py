@@ -12,6 +12,7 @@ from conformance.records import Run, Verdict
 from conformance.reports import details, machine, tables
 from conformance.reports.charts import Figure, accuracy_charts, ceiling_charts, speed_charts, speedup_charts
 from conformance.reports.entries import DETAILED, Entry, counted_aloud, counts, entries
+from conformance.reports.flips import flips
 
 
 class Tally(NamedTuple):
@@ -56,6 +57,7 @@ def _contents(runs: Sequence[Run]) -> dict[str, object]:
         "runs": machine.run_table(runs) if several else None,
         "verdicts": tables.verdict_table(listed, several),
         "accuracy": _part(accuracy_charts, tables.accuracy_table, listed, several),
+        "flips": flips(runs, listed),
         "speeds": _speeds(listed, several),
         "kernels": tables.kernel_table(listed, several),
         "noise": tables.noise_table(listed, several),
