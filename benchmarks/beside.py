@@ -2,19 +2,23 @@
 
 SPEC holds kind and, by kind: ``jpegs`` (directory, images) writes records like ImageNet's; ``load`` (graph, batch_size)
 loads a graph with nothing beside it; ``feed`` (graph, data, batch_size, rounds, folder) takes turns between dummy
-data, decoding alone and the loop of an accuracy run. The answer is one JSON line, the last on stdout.
+data, decoding alone and the loop of an accuracy run; ``prepare`` (folder, images, rounds) takes turns between decoding
+files and preparing a data set of them. The answer is one JSON line, the last on stdout.
 """
 
+import io
 import json
 import os
+import shutil
 import sys
+import tarfile
 import time
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from conformance.data import imagenet
+from conformance.data import convert, imagenet, verify
 from conformance.data.shards import find_shards
 from conformance.models import graphs
 from conformance.subject import accuracy, runtime
@@ -28,21 +32,27 @@ SIZES = ((375, 500), (375, 500), (500, 375), (333, 500))  # heights and widths a
 
 
 def jpegs(spec: dict[str, Any]) -> dict[str, Any]:
-    """Write smooth random pictures with a little noise: about as many bytes and as long to decode as photographs."""
-    rng = np.random.default_rng(0)
-    encoded = []
-    for i in range(min(DIFFERENT, spec["images"])):
-        height, width = SIZES[i % len(SIZES)]
-        coarse = rng.uniform(0, 255, (1, height // 12, width // 12, 3)).astype(np.float32)
-        smooth = tf.image.resize(coarse, (height, width), "bicubic")[0].numpy()
-        noisy = np.clip(smooth + rng.normal(0, 10, smooth.shape), 0, 255).astype(np.uint8)
-        encoded.append(tf.io.encode_jpeg(noisy, quality=92).numpy())
+    """Write a validation split of pictures."""
+    encoded = _pictures(spec["images"])
     for shard in range(SHARDS):
         path = os.path.join(spec["directory"], f"validation-{shard:05d}-of-{SHARDS:05d}")
         with tf.io.TFRecordWriter(path) as writer:
             for i in range(shard, spec["images"], SHARDS):
                 writer.write(_example(encoded[i % len(encoded)], 1 + i % 1000, f"image-{i:05d}.jpg"))
     return {"mean_bytes": float(np.mean([len(image) for image in encoded]))}
+
+
+def _pictures(images: int) -> list[bytes]:
+    """Return smooth random pictures with a little noise: about as many bytes and as long to decode as photographs."""
+    rng = np.random.default_rng(0)
+    encoded = []
+    for i in range(min(DIFFERENT, images)):
+        height, width = SIZES[i % len(SIZES)]
+        coarse = rng.uniform(0, 255, (1, height // 12, width // 12, 3)).astype(np.float32)
+        smooth = tf.image.resize(coarse, (height, width), "bicubic")[0].numpy()
+        noisy = np.clip(smooth + rng.normal(0, 10, smooth.shape), 0, 255).astype(np.uint8)
+        encoded.append(tf.io.encode_jpeg(noisy, quality=92).numpy())
+    return encoded
 
 
 def _example(image: bytes, label: int, name: str) -> bytes:
@@ -99,7 +109,56 @@ def feed(spec: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-KINDS = {"jpegs": jpegs, "load": load, "feed": feed}
+def prepare(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return images a second of decoding files with nothing around it, of writing TFRecords, and of verifying them."""
+    threads, folder = spec["intra_op_threads"], spec["folder"]
+    encoded = _pictures(spec["images"])
+    pictures = [encoded[i % len(encoded)] for i in range(spec["images"])]
+    paths = []
+    for i, picture in enumerate(pictures):
+        paths.append(os.path.join(folder, f"{i:05d}.JPEG"))
+        with open(paths[-1], "wb") as file:
+            file.write(picture)
+    archives = [os.path.join(folder, name) for name in ("train.tar", "validation.tar", "labels.txt")]
+    with open(archives[0], "wb") as file:
+        file.write(_tar([("n00000001.tar", _tar([(os.path.basename(paths[0]), pictures[0])]))]))
+    with open(archives[1], "wb") as file:
+        file.write(_tar([(os.path.basename(path), picture) for path, picture in zip(paths, pictures, strict=True)]))
+    with open(archives[2], "w", encoding="utf-8") as file:
+        file.write("n00000001\n" * spec["images"])
+    output, events = os.path.join(folder, "prepared"), Events(os.path.join(folder, "events"))
+    answer: dict[str, Any] = {"decoding": [], "writing": [], "verifying": [],
+                              "mean_bytes": float(np.mean([len(image) for image in encoded]))}  # fmt: skip
+
+    def decode(path: tf.Tensor) -> tf.Tensor:
+        image = tf.io.decode_jpeg(tf.io.read_file(path), 3, fancy_upscaling=False, dct_method="INTEGER_FAST")
+        return tf.shape(image)
+
+    for _ in range(spec["rounds"]):
+        begun = time.perf_counter()
+        seen = sum(1 for _ in tf.data.Dataset.from_tensor_slices(paths).map(decode, threads).batch(64))
+        answer["decoding"].append(spec["images"] / (time.perf_counter() - begun) if seen else 0.0)
+        begun = time.perf_counter()
+        convert.convert(convert.Request(*archives, output, checksum=False, validation_shards=8), threads, events)
+        answer["writing"].append((spec["images"] + 1) / (time.perf_counter() - begun))
+        begun = time.perf_counter()
+        verify.verify(output, "imagenet", True, threads, events)
+        answer["verifying"].append((spec["images"] + 1) / (time.perf_counter() - begun))
+        shutil.rmtree(output)
+    return answer
+
+
+def _tar(members: list[tuple[str, bytes]]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return stream.getvalue()
+
+
+KINDS = {"jpegs": jpegs, "load": load, "feed": feed, "prepare": prepare}
 
 if __name__ == "__main__":
     with open(sys.argv[1], encoding="utf-8") as file:

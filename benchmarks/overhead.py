@@ -241,6 +241,17 @@ def feeding_rows(fed: Mapping[str, Any], mean_bytes: float, images: int, cores: 
     ]  # fmt: skip
 
 
+def preparing_rows(prepared: Mapping[str, Any], images: int, cores: int) -> list[Row]:
+    """Hold the writing and the verifying of TFRecords against decoding the same files with nothing around it."""
+    decoding, writing, verifying = (statistics.median(prepared[name]) for name in ("decoding", "writing", "verifying"))
+    told = f"{decoding:.1f} images/s, {images} of {prepared['mean_bytes'] / 1024:.0f} KiB"
+    return [
+        Row(f"libjpeg-turbo alone, {cores} cores", told),
+        Row("  conformance data imagenet", f"{writing:.1f} images/s, {writing / decoding:.1%}"),
+        Row("  conformance data verify --full", f"{verifying:.1f} images/s, {verifying / decoding:.1%}"),
+    ]
+
+
 # All of it
 
 
@@ -271,6 +282,10 @@ def measure(scratch: Path, arguments: argparse.Namespace) -> Iterable[tuple[str,
         f"Images keep the compute busy, {precision}, batch {BATCH_SIZES[1]}, medians of alternated rounds",
         feeding_rows(fed, drawn["mean_bytes"], arguments.images, len(launched.cpus)),
     )
+    folder, count = scratch / "prepare", 4 * arguments.images
+    folder.mkdir()
+    prepared = beside(scratch, launched, "prepare", folder=str(folder), images=count, rounds=arguments.rounds)
+    yield "A data set is prepared, medians of alternated rounds", preparing_rows(prepared, count, len(launched.cpus))
 
 
 def lines(title: str, rows: Sequence[Row]) -> list[str]:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 import conformance
-from conformance.commands import profiles, report
+from conformance.commands import data, graphs, profiles, report
 from conformance.commands.parser import Parser
 from conformance.errors import ConformanceError
 
@@ -48,7 +48,7 @@ def make_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"conformance {conformance.__version__}")
     parser.set_defaults(parser=parser)
     groups = parser.add_subparsers(metavar="COMMAND", required=True)
-    for commands in (profiles, report):
+    for commands in (data, graphs, profiles, report):
         commands.add(groups)
     return parser
 

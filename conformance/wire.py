@@ -19,6 +19,12 @@ WRITE_DIGITS = "write_digits"  # arrays of digits -> TFRecords in the ImageNet s
 TRAIN_DIGITS = "train_digits"  # TFRecords -> trained, frozen fp32 graph
 FREEZE_SEEDED = "freeze_seeded"  # seeded weights -> frozen fp32 graph, for speed only
 QUANTIZE = "quantize"  # fp32 graph and calibration images -> int8 graph
+INSPECT = "inspect"  # any graph -> what it says of itself
+FREEZE = "freeze_graph"  # checkpoint, SavedModel or graph -> frozen graph
+CONVERT = "convert_graph"  # fp32 graph -> bf16 graph
+CONVERT_IMAGENET = "convert_imagenet"  # archives of ImageNet -> TFRecords and class folders
+SUBSET = "subset"  # TFRecords -> a class-balanced sample of a split
+VERIFY = "verify_data"  # TFRecords -> what is in them, and dataset.json
 
 # Kinds of event.
 STARTED = "started"  # TensorFlow is imported; versions, threads, plugins

@@ -55,7 +55,10 @@ def complaints(case: Case) -> list[str]:
     unknown = sorted({name for band in case.band for name in band.hw} - PROFILES)
     found += [f"{case.id} names the unknown profile {name!r}" for name in unknown]
     floors = [band.at_least for band in case.band if band.metric == "top1"]
-    if (case.dataset, case.mode) == ("imagenet", "accuracy") and floors != [IMAGENET_FLOORS[case.precision]]:
+    beside = [band for band in case.band if band.metric == "top1_of_fp32"]
+    if (case.dataset, case.mode, beside) == ("imagenet", "accuracy", []) and floors != [
+        IMAGENET_FLOORS[case.precision]
+    ]:
         found.append(f"{case.id} has the top-1 floors {floors}, not {IMAGENET_FLOORS[case.precision]}")
     return found
 

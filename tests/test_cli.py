@@ -57,7 +57,7 @@ def run(tmp_path: Path) -> Path:
         ("", "The following arguments are required: COMMAND.", "See `conformance --help`."),
         (
             "profile",
-            "Unknown command 'profile' (did you mean 'profiles'?); known: profiles, report.",
+            "Unknown command 'profile' (did you mean 'profiles'?); known: data, graphs, profiles, report.",
             "See `conformance --help`.",
         ),
         (

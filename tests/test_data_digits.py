@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
+from conformance.data import manifest  # noqa: E402
 from conformance.data.digits import dataset_digest, enlarged, split, training_batches, write_digits  # noqa: E402
-from conformance.data.imagenet import batches  # noqa: E402
+from conformance.data.imagenet import batches, fields, read_shard  # noqa: E402
 from conformance.data.shards import find_shards  # noqa: E402
 from conformance.wire import Refused  # noqa: E402
 
@@ -98,21 +100,48 @@ def test_the_records_follow_the_imagenet_schema(tmp_path: Path, source: str) -> 
 
 def test_a_written_set_reads_back_whole(tmp_path: Path, source: str) -> None:
     said = write_digits(source, str(tmp_path / "set"), 0, 3)
-    assert said["counts"] == {"train": 40, "validation": 20}
-    for subset, count in said["counts"].items():
+    assert {name: split.images for name, split in said.splits.items()} == {"train": 40, "validation": 20}
+    for subset, split_ in said.splits.items():
         found = list(batches(find_shards(str(tmp_path / "set"), subset), 16, "digits", 2))
-        assert sum(len(batch.labels) for batch in found) == count
+        assert sum(len(batch.labels) for batch in found) == split_.images
         assert {label for batch in found for label in batch.labels} == set(range(1, 11))
 
 
 def test_dataset_json_tells_seed_counts_and_digests(tmp_path: Path, source: str) -> None:
     said = write_digits(source, str(tmp_path / "set"), 4, 2)
-    assert json.loads((tmp_path / "set" / "dataset.json").read_text()) == said
-    assert (said["seed"], said["shards"], sorted(said["sha256"])) == (
-        4,
-        2,
-        [f"{subset}-0000{number}-of-00002" for subset in ("train", "validation") for number in (0, 1)],
+    assert manifest.read(str(tmp_path / "set")) == said
+    assert (said.dataset, said.classes, said.made["seed"], said.made["shards"]) == ("digits", 10, 4, 2)
+    for subset, split_ in said.splits.items():
+        assert [shard["name"] for shard in split_.shards] == [f"{subset}-0000{number}-of-00002" for number in (0, 1)]
+        for shard in split_.shards:
+            assert shard["sha256"] == hashlib.sha256((tmp_path / "set" / shard["name"]).read_bytes()).hexdigest()
+
+
+def test_all_files_of_the_same_digits_are_the_same_bytes(tmp_path: Path, source: str) -> None:
+    for name in "ab":
+        write_digits(source, str(tmp_path / name), 0, 2, "both", jpeg_tree=True)
+    first, again = (
+        {
+            path.relative_to(tmp_path / name): path.read_bytes()
+            for path in (tmp_path / name).rglob("*")
+            if path.is_file()
+        }
+        for name in "ab"
     )
+    assert first == again and len(first) == 1 + 2 * 4 + 60
+
+
+def test_digits_in_both_layouts_have_the_shards_twice_and_a_folder_of_jpegs_a_class(
+    tmp_path: Path, source: str
+) -> None:
+    write_digits(source, str(tmp_path / "set"), 0, 2, "both", jpeg_tree=True)
+    for subset, folder in (("train", "train"), ("validation", "val")):
+        for path in find_shards(str(tmp_path / "set"), subset):
+            assert os.path.samefile(path, tmp_path / "set" / subset / os.path.basename(path))
+            for record in map(fields, read_shard(path)):
+                image = tmp_path / "set" / "jpeg" / folder / record.synset.decode() / record.filename.decode()
+                assert image.read_bytes() == record.encoded
+        assert len(os.listdir(tmp_path / "set" / "jpeg" / folder)) == 10
 
 
 def test_writing_twice_changes_nothing(tmp_path: Path, source: str) -> None:
@@ -142,7 +171,7 @@ def test_a_writing_that_fails_leaves_nothing_behind(
         raise OSError("no space left on device")
 
     monkeypatch.setattr(json, "dump", full_disk)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(Refused, match="dataset.json' cannot be written: no space left on device"):
         write_digits(source, str(tmp_path / "set"), 0, 2)
     assert [entry.name for entry in tmp_path.iterdir()] == ["digits.npz"]
 
@@ -150,25 +179,25 @@ def test_a_writing_that_fails_leaves_nothing_behind(
 def test_a_set_of_another_seed_is_not_overwritten(tmp_path: Path, source: str) -> None:
     write_digits(source, str(tmp_path / "set"), 0, 2)
     error = refusal(source, tmp_path / "set", seed=1)
-    assert error.message == f"{str(tmp_path / 'set')!r} holds another set of digits: its seed is 0, not 1."
+    assert error.message == f"{str(tmp_path / 'set')!r} holds another data set: its seed is 0, not 1."
     assert error.hint == "Delete it or name another directory."
 
 
 def test_a_directory_of_something_else_is_not_overwritten(tmp_path: Path, source: str) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "thesis.tex").write_text("precious")
-    expected = f"{str(tmp_path / 'set')!r} is no complete set of digits: it has no readable dataset.json."
+    expected = f"{str(tmp_path / 'set')!r} is no complete set of digits: it has no dataset.json."
     assert refusal(source, tmp_path / "set").message == expected
 
 
 def test_a_shard_that_changed_is_told(tmp_path: Path, source: str) -> None:
     said = write_digits(source, str(tmp_path / "set"), 0, 2)
     path = tmp_path / "set" / "validation-00001-of-00002"
-    path.write_bytes(path.read_bytes() + b"x")
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(Refused) as caught:
         dataset_digest(str(tmp_path / "set"))
-    assert caught.value.message.startswith(f"validation-00001-of-00002 in {str(tmp_path / 'set')!r} has SHA-256 ")
-    assert caught.value.message.endswith(f"dataset.json says {said['sha256']['validation-00001-of-00002']}.")
+    assert caught.value.message.startswith(f"Shard {str(path)!r} has SHA-256 ")
+    assert caught.value.message.endswith(f"dataset.json says {said.splits['validation'].shards[1]['sha256']}.")
 
 
 @pytest.mark.parametrize(

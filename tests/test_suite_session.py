@@ -36,6 +36,7 @@ from session_examples import (
 )
 
 from conformance.hardware.detect import detect
+from conformance.hardware.isa import native_precisions
 from conformance.records import Record
 from conformance.records.run_file import read_run
 
@@ -120,18 +121,36 @@ def test_a_run_file_holds_header_records_and_a_footer(whole: Ended, quick: str) 
     assert run.header.command[:3] == ("pytest", "-p", "no:cacheprovider") and quick in run.header.command
     assert "tensorflow" in run.header.stacks["default"]["packages"]
     assert [record.case for record in run.records] == [ACCURACY, LATENCY]
-    assert run.footer is not None and run.footer.exit_status == whole.status == 1
-    assert sum(run.footer.counts.values()) == 2 and run.footer.counts["outside"] == 1
+    assert run.footer is not None and run.footer.exit_status == whole.status == 0
+    assert sum(run.footer.counts.values()) == 2 and run.footer.counts["outside"] == 0
 
 
 @pytest.mark.tensorflow
 @needs_tensorflow
-def test_accuracy_is_judged_by_its_bands_on_every_image(whole: Ended) -> None:
+def test_six_images_are_no_accuracy_of_imagenet(whole: Ended) -> None:
     record = records(whole)[ACCURACY]
-    assert record.verdict == "outside" and record.metrics["images"] == 6
+    assert record.verdict == "unjudged" and record.metrics["images"] == 6
     judged = {judgement.metric: judgement.verdict for judgement in record.judgements}
-    assert judged == {"top1": "outside", "top5": "outside", "native_share": "inside"}
+    assert judged == {"top1": "unjudged", "top5": "unjudged", "native_share": "inside"}
+    low, high = record.intervals["top1"]
+    told = f"its band is for all 50,000 images, and 6 were judged (95 % interval {low:.4f} to {high:.4f})"
+    assert told in record.reason
     assert record.batch_size == 100
+
+
+@pytest.mark.tensorflow
+@needs_tensorflow
+@pytest.mark.skipif("int8" not in native_precisions(detect()), reason="this CPU has no instructions for int8")
+def test_a_graph_that_is_not_of_its_precision_is_outside_whatever_its_speed(
+    tmp_path: Path, inputs: Path, quick: str
+) -> None:
+    graph = ("--in-graph", f"int8={inputs / 'tiny.pb'}", "--steps", "5", "--warmup-steps", "2")
+    ended = session(tmp_path, "suites/inference", "-v", "-m", "int8 and latency", *graph, "--hw", quick)
+    (record,) = ended.run.records
+    assert (ended.status, record.verdict) == (1, "outside")
+    assert record.reason.startswith("convolution work in the claimed type is 0.0 %; allowed is at least 95.0 %")
+    assert " OUTSIDE " in ended.text and ended.run.footer is not None
+    assert (ended.run.footer.exit_status, ended.run.footer.counts["outside"]) == (1, 1)
 
 
 @pytest.mark.tensorflow
@@ -196,7 +215,7 @@ def test_logs_have_the_recipes_name_and_lines(whole: Ended) -> None:
 @pytest.mark.tensorflow
 @needs_tensorflow
 def test_verbose_shows_the_words_of_verdicts_and_the_launches(whole: Ended) -> None:
-    assert re.search(rf"^suites/\S+::test_accuracy\[{ACCURACY}\] OUTSIDE +\[ 50%\]$", whole.text, re.MULTILINE)
+    assert re.search(rf"^suites/\S+::test_accuracy\[{ACCURACY}\] UNJUDGED +\[ 50%\]$", whole.text, re.MULTILINE)
     assert f"\n  {ACCURACY}: import TensorFlow\n" in whole.text
     for record in whole.run.records:
         assert shlex.join(record.launched[0].argv) in whole.text
@@ -234,7 +253,7 @@ def test_workers_measure_and_judge_as_one_process_does(whole: Ended, parallel: E
 @needs_tensorflow
 def test_workers_show_the_same_letters_summary_and_footer(parallel: Ended) -> None:
     run = parallel.run
-    assert run.footer is not None and run.footer.exit_status == 1
+    assert run.footer is not None and run.footer.exit_status == 0
     verdicts = [record.verdict for record in run.records]
     assert {verdict: verdicts.count(verdict) for verdict in run.footer.counts} == run.footer.counts
     (letters,) = re.findall(r"^([.Fu~In]{2}) +\[100%\]$", parallel.text, re.MULTILINE)
@@ -282,9 +301,9 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory, short: tuple[str, ...]) 
 
 @pytest.mark.tensorflow
 @needs_tensorflow
-def test_on_another_machine_accuracy_is_judged_and_speed_is_not(elsewhere: Ended) -> None:
+def test_on_another_machine_a_speed_is_not_judged(elsewhere: Ended) -> None:
     found = records(elsewhere)
-    assert (elsewhere.status, found[ACCURACY].verdict, found[LATENCY].verdict) == (1, "outside", "unjudged")
+    assert (elsewhere.status, found[ACCURACY].verdict, found[LATENCY].verdict) == (0, "unjudged", "unjudged")
     differences = found[LATENCY].hardware_differences
     assert f"sockets: found {detect().sockets}, required 64" in differences
     assert f"unjudged, the machine differs from profile 'big': {'; '.join(differences)}" in found[LATENCY].reason
@@ -420,7 +439,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str, str]] = {
     "missing graph": (
         ("--in-graph", "int8={tmp}/no.pb"),
         "There is no graph '{tmp}/no.pb'.",
-        "Give --in-graph a frozen .pb or a SavedModel.",
+        "Give a frozen .pb, the directory of a SavedModel, or a name of `conformance graphs list`.",
     ),
     "graph of an unknown precision": (
         ("--in-graph", "fp16=a.pb", "--in-graph", "b.pb"),

@@ -23,7 +23,9 @@ class Parser(argparse.ArgumentParser):
         hint = f"See `{self.prog} --help`."
         choice = re.search(r"invalid choice: (['\"])(.*?)\1.*\(choose from (.*)\)", message)
         if choice:
-            message = unknown_name("command", choice[2], re.findall(r"[\w-]+", choice[3]))
+            option = re.match(r"argument (--[\w-]+)", message)
+            what = f"value of {option[1]}" if option else "command"
+            message = unknown_name(what, choice[2], re.findall(r"[\w-]+", choice[3]))
         raise UsageError(f"{message[:1].upper()}{message[1:].rstrip('.')}.", hint)
 
     def refuse(self, argument: str) -> NoReturn:

@@ -5,19 +5,20 @@ UCI 1998), 8 x 8 pixels of 0 to 16, which scikit-learn carries. Labels are digit
 """
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
 import zipfile
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
 
-from conformance.data.imagenet import parse
+from conformance.data import manifest, storage
+from conformance.data.convert import FOLDERS, link_shard, make_places
+from conformance.data.imagenet import LABELS, example, parse
 from conformance.data.preprocessing import DIGIT_SIDE, digits_train
-from conformance.data.shards import file_sha256, find_shards, shards_digest
+from conformance.data.shards import digest_of, shard_name
 from conformance.wire import Refused
 
 SUBSETS = ("train", "validation")
@@ -26,11 +27,13 @@ _SIDE, _LEVELS = 8, 16
 _VALIDATION_SHARE = 0.2
 
 
-def write_digits(arrays_npz: str, output_dir: str, seed: int, shards: int) -> Dict[str, Any]:
+def write_digits(
+    arrays_npz: str, output_dir: str, seed: int, shards: int, layout: str = "flat", jpeg_tree: bool = False
+) -> manifest.Manifest:
     """Write the arrays as ``shards`` train and as many validation files; return what dataset.json says.
 
-    ``arrays_npz`` holds ``images`` [N, 8, 8] of 0 to 16 and ``labels`` [N] of 0 to 9. A directory
-    that already holds exactly this set is left alone; anything else in the way raises Refused.
+    ``arrays_npz`` holds ``images`` [N, 8, 8] of 0 to 16 and ``labels`` [N] of 0 to 9; ``layout`` is flat or both. A
+    directory that already holds exactly this set is left alone; anything else in the way raises Refused.
     The set appears complete or not at all.
     """
     images, labels = _read_arrays(arrays_npz)
@@ -41,13 +44,16 @@ def write_digits(arrays_npz: str, output_dir: str, seed: int, shards: int) -> Di
         "format": _FORMAT,
         "seed": seed,
         "shards": shards,
+        "layout": layout,
+        "jpeg_tree": jpeg_tree,
         "arrays_sha256": _arrays_sha256(images, labels),
     }
     if os.path.isdir(output_dir) and os.listdir(output_dir):
         return _existing(output_dir, wanted)
     parent = os.path.dirname(os.path.abspath(output_dir))
-    os.makedirs(parent, exist_ok=True)
-    partial = tempfile.mkdtemp(prefix=".digits-", dir=parent)
+    storage.make_folder(parent)
+    with storage.writing(output_dir):
+        partial = tempfile.mkdtemp(prefix=".digits-", dir=parent)
     try:
         said = _write_set(partial, images, labels, wanted)
         os.chmod(partial, 0o755)
@@ -62,14 +68,9 @@ def write_digits(arrays_npz: str, output_dir: str, seed: int, shards: int) -> Di
 
 def dataset_digest(directory: str) -> str:
     """Return one SHA-256 over all shards; raises Refused when one is not what dataset.json says."""
-    expected = _said(directory)["sha256"]
-    paths = [path for subset in SUBSETS for path in find_shards(directory, subset)]
-    for path in paths:
-        name, digest = os.path.basename(path), file_sha256(path)
-        if digest != expected.get(name):
-            message = f"{name} in {directory!r} has SHA-256 {digest}, dataset.json says {expected.get(name)}."
-            raise Refused(message, f"Delete {directory!r}; it is written again from the arrays.")
-    return shards_digest(paths)
+    said = manifest.read(directory)
+    manifest.check(directory, said, digests=True)
+    return digest_of((shard["name"], shard["sha256"]) for subset in SUBSETS for shard in said.splits[subset].shards)
 
 
 def training_batches(shards: Sequence[str], batch_size: int, seed: int) -> tf.data.Dataset:
@@ -136,60 +137,49 @@ def _arrays_sha256(images: np.ndarray, labels: np.ndarray) -> str:
     return hashlib.sha256(images.tobytes() + labels.astype("<i8").tobytes()).hexdigest()
 
 
-def _existing(directory: str, wanted: Dict[str, Any]) -> Dict[str, Any]:
-    said = _said(directory)
+def _existing(directory: str, wanted: Dict[str, Any]) -> manifest.Manifest:
+    if not manifest.exists(directory):
+        message = f"{directory!r} is no complete set of digits: it has no dataset.json."
+        raise Refused(message, "Delete it or name another directory.")
+    said = manifest.read(directory)
     for key, value in wanted.items():
-        if said.get(key) != value:
-            message = f"{directory!r} holds another set of digits: its {key} is {said.get(key)!r}, not {value!r}."
+        if said.made.get(key) != value:
+            message = f"{directory!r} holds another data set: its {key} is {said.made.get(key)!r}, not {value!r}."
             raise Refused(message, "Delete it or name another directory.")
-    dataset_digest(directory)
+    manifest.check(directory, said, digests=True)
     return said
 
 
-def _said(directory: str) -> Dict[str, Any]:
-    path = os.path.join(directory, "dataset.json")
-    try:
-        with open(path, encoding="utf-8") as file:
-            return dict(json.load(file))
-    except (OSError, ValueError):
-        message = f"{directory!r} is no complete set of digits: it has no readable dataset.json."
-        raise Refused(message, "Delete it or name another directory.") from None
-
-
-def _write_set(directory: str, images: np.ndarray, labels: np.ndarray, wanted: Dict[str, Any]) -> Dict[str, Any]:
-    rng = np.random.RandomState(wanted["seed"])
-    counts, digests = {}, {}
-    for subset, chosen in zip(SUBSETS, split(labels, wanted["seed"])):
-        counts[subset] = len(chosen)
+def _write_set(directory: str, images: np.ndarray, labels: np.ndarray, made: Dict[str, Any]) -> manifest.Manifest:
+    rng = np.random.RandomState(made["seed"])
+    synsets = [f"digit-{digit}" for digit in range(LABELS["digits"])]
+    make_places(directory, made["layout"], made["jpeg_tree"], synsets)
+    splits = {}
+    for subset, chosen in zip(SUBSETS, split(labels, made["seed"])):
         shuffled = rng.permutation(chosen)
-        for number in range(wanted["shards"]):
-            name = f"{subset}-{number:05d}-of-{wanted['shards']:05d}"
-            path = os.path.join(directory, name)
-            with tf.io.TFRecordWriter(path) as writer:
-                for index in shuffled[number :: wanted["shards"]]:
-                    writer.write(_example(int(index), images[index], int(labels[index])))
-            digests[name] = file_sha256(path)
-    said = {**wanted, "counts": counts, "sha256": digests}
-    with open(os.path.join(directory, "dataset.json"), "w", encoding="utf-8") as file:
-        json.dump(said, file, indent=1, sort_keys=True)
+        facts = []
+        for number in range(made["shards"]):
+            name, part = shard_name(subset, number, made["shards"]), shuffled[number :: made["shards"]]
+            tree = os.path.join(directory, "jpeg", FOLDERS[subset]) if made["jpeg_tree"] else None
+            records = [_record(int(index), images[index], int(labels[index]), tree) for index in part]
+            sha256 = storage.write_shard(os.path.join(directory, name), records)
+            # No time of writing, so that the same arrays come to the same dataset.json too.
+            os.utime(os.path.join(directory, name), (0, 0))
+            if made["layout"] == "both":
+                link_shard(directory, subset, name)
+            facts.append(manifest.shard_facts(directory, name, len(part), sha256))
+        splits[subset] = manifest.split_of(facts)
+    said = manifest.Manifest("digits", len(synsets), synsets, {"by": "conformance data digits", **made}, splits)
+    with storage.writing(os.path.join(directory, manifest.NAME)):
+        manifest.write(directory, said)
     return said
 
 
-def _example(index: int, image: np.ndarray, digit: int) -> bytes:
+def _record(index: int, image: np.ndarray, digit: int, tree: Optional[str]) -> bytes:
+    """Return the record of a digit, and write its JPEG into the class folder below ``tree``."""
     pixels = np.repeat(enlarged(image)[:, :, np.newaxis], 3, axis=2)
     encoded = tf.io.encode_jpeg(pixels, format="rgb", quality=100).numpy()
-    numbers = {"height": DIGIT_SIDE, "width": DIGIT_SIDE, "channels": 3, "class/label": digit + 1}
-    texts = {
-        "colorspace": b"RGB",
-        "class/synset": b"digit-%d" % digit,
-        "format": b"JPEG",
-        "filename": b"digit_%05d.JPEG" % index,
-        "encoded": encoded,
-    }
-    feature = {
-        "image/" + name: tf.train.Feature(int64_list=tf.train.Int64List(value=[number]))
-        for name, number in numbers.items()
-    }
-    for name, text in texts.items():
-        feature["image/" + name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[text]))
-    return bytes(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString(deterministic=True))
+    synset, name = f"digit-{digit}", f"digit_{index:05d}.JPEG"
+    if tree:
+        storage.write_image(os.path.join(tree, synset, name), encoded)
+    return example(encoded, DIGIT_SIDE, DIGIT_SIDE, digit + 1, synset.encode(), name.encode())

@@ -9,6 +9,7 @@ from typing import Iterator, NamedTuple, NoReturn, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from conformance.data.preprocessing import EVALUATIONS
 from conformance.wire import Refused
@@ -35,21 +36,26 @@ class Batch(NamedTuple):
     images: np.ndarray  # float32 [B, H, W, 3]
     labels: np.ndarray  # int64 [B], 1 to the number of labels
     filenames: np.ndarray  # bytes [B], empty where the record has none
+    shards: np.ndarray  # bytes [B], the path of each image's shard
+    records: np.ndarray  # int64 [B], its number in the shard, from 0
 
 
-def batches(shards: Sequence[str], batch_size: int, dataset: str, threads: int) -> Iterator[Batch]:
+def batches(
+    shards: Sequence[str], batch_size: int, dataset: str, threads: int, most: Optional[int] = None
+) -> Iterator[Batch]:
     """Yield every image of the shards once, in a fixed order, decoded on ``threads`` threads of its own.
 
-    ``dataset`` is ``imagenet`` or ``digits``. Raises Refused, naming shard and record, for
-    a record that cannot be read or decoded and for a label out of range.
+    ``dataset`` is ``imagenet`` or ``digits``; ``most`` ends after so many images. Raises Refused, naming shard and
+    record, for a record that cannot be read or decoded and for a label out of range.
     """
     preprocess, highest = EVALUATIONS[dataset], LABELS[dataset]
 
-    def prepare(shard: tf.Tensor, index: tf.Tensor, record: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def prepare(shard: tf.Tensor, index: tf.Tensor, record: tf.Tensor) -> Tuple[tf.Tensor, ...]:
         encoded, label, filename = parse(record)
-        return preprocess(encoded), label, filename
+        return preprocess(encoded), label, filename, shard, index
 
-    prepared = records(shards, threads).map(prepare, num_parallel_calls=threads, deterministic=True)
+    wanted = records(shards, threads).take(-1 if most is None else most)
+    prepared = wanted.map(prepare, num_parallel_calls=threads, deterministic=True)
     batched = iter(_with_threads(prepared.batch(batch_size).prefetch(2), threads).as_numpy_iterator())
     done = 0
     while True:
@@ -86,6 +92,55 @@ def parse(record: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     return found["image/encoded"], found["image/class/label"], found["image/filename"]
 
 
+class Fields(NamedTuple):
+    """A record read without a graph; empty and -1 stand for what is missing."""
+
+    encoded: bytes
+    label: int
+    filename: bytes
+    synset: bytes
+    height: int
+    width: int
+
+
+def fields(record: bytes) -> Fields:
+    """Return what a record holds; raises ValueError for what is no example."""
+    try:
+        feature = tf.train.Example.FromString(record).features.feature
+    except DecodeError:
+        raise ValueError("is no example of the ImageNet schema") from None
+
+    def text(name: str) -> bytes:
+        values = feature["image/" + name].bytes_list.value
+        return values[0] if len(values) == 1 else b""
+
+    def number(name: str) -> int:
+        values = feature["image/" + name].int64_list.value
+        return values[0] if len(values) == 1 else -1
+
+    size = number("height"), number("width")
+    return Fields(text("encoded"), number("class/label"), text("filename"), text("class/synset"), *size)
+
+
+def example(encoded: bytes, height: int, width: int, label: int, synset: bytes, filename: bytes) -> bytes:
+    """Return a record with the fields of Habana's and IntelAI's converters; boxes and texts are left out."""
+    numbers = {"height": height, "width": width, "channels": 3, "class/label": label}
+    texts = {
+        "colorspace": b"RGB",
+        "class/synset": synset,
+        "format": b"JPEG",
+        "filename": filename,
+        "encoded": encoded,
+    }
+    feature = {
+        "image/" + name: tf.train.Feature(int64_list=tf.train.Int64List(value=[number]))
+        for name, number in numbers.items()
+    }
+    for name, text in texts.items():
+        feature["image/" + name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[text]))
+    return bytes(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString(deterministic=True))
+
+
 def _with_threads(data: tf.data.Dataset, threads: int) -> tf.data.Dataset:
     options = tf.data.Options()
     options.threading.private_threadpool_size = threads
@@ -103,7 +158,8 @@ def _blame(shards: Sequence[str], dataset: str, done: int, error: Exception) -> 
                 raise Refused(message, "Convert the dataset again from its original images.") from error
     except _READING_ERRORS:
         for path in shards:
-            _check_readable(path)
+            for _ in read_shard(path):
+                pass
     raise error
 
 
@@ -111,7 +167,7 @@ def _fault(record: bytes, dataset: str) -> Optional[str]:
     try:
         encoded, label, filename = parse(record)
     except tf.errors.InvalidArgumentError as error:
-        return f"is no example of the ImageNet schema: {_first_line(error)}"
+        return f"is no example of the ImageNet schema: {first_line(error)}"
     filename = filename.numpy().decode("utf-8", "replace")
     named = f" ({filename})" if filename else ""
     if encoded == b"":
@@ -123,21 +179,24 @@ def _fault(record: bytes, dataset: str) -> Optional[str]:
     try:
         EVALUATIONS[dataset](encoded)
     except tf.errors.InvalidArgumentError as error:
-        return f"holds an image that cannot be used{named}: {_first_line(error)}"
+        return f"holds an image that cannot be used{named}: {first_line(error)}"
     return None
 
 
-def _check_readable(path: str) -> None:
+def read_shard(path: str) -> Iterator[bytes]:
+    """Yield the records of one shard in their order; raises Refused where it is damaged."""
     count = 0
     try:
-        for _ in tf.data.TFRecordDataset(path):
+        # Three times as fast as a tf.data pipeline, and on every thread at once.
+        for record in tf.compat.v1.io.tf_record_iterator(path):
+            yield record
             count += 1
     except _READING_ERRORS as error:
-        message = f"Shard {path!r} is damaged after {count} good records: {_first_line(error)}."
+        message = f"Shard {path!r} is damaged after {count} good records: {first_line(error)}."
         raise Refused(message, "Copy it again from where it came, or convert the dataset again.") from error
 
 
-def _first_line(error: tf.errors.OpError) -> str:
+def first_line(error: tf.errors.OpError) -> str:
     """Return what went wrong, without the names of nodes that TensorFlow puts around it."""
     line = error.message.splitlines()[0]
     return re.sub(r"\{\{.*?\}\} ?|\s*\[Op:\w+\]( name:\s*)?", "", line).strip(" .")

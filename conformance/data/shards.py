@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from typing import List, Sequence
+from typing import Iterable, List, Sequence, Tuple
 
 from conformance.wire import Refused
 
@@ -29,10 +29,29 @@ def find_shards(directory: str, subset: str) -> List[str]:
     raise Refused(message, _HINT)
 
 
+def has_shards(directory: str, subset: str) -> bool:
+    """Tell whether a directory holds files of a subset, complete or not."""
+    return any(_names(place, subset) for place in (directory, os.path.join(directory, subset)))
+
+
 def shards_digest(shards: Sequence[str]) -> str:
     """Return one SHA-256 over the names and the bytes of the shards, in hexadecimal."""
-    lines = [f"{os.path.basename(path)} {file_sha256(path)}\n" for path in shards]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return digest_of((os.path.basename(path), file_sha256(path)) for path in shards)
+
+
+def digest_of(shards: Iterable[Tuple[str, str]]) -> str:
+    """Return one SHA-256 over the names and digests of shards, in hexadecimal."""
+    return hashlib.sha256("".join(f"{name} {sha256}\n" for name, sha256 in shards).encode()).hexdigest()
+
+
+def holds_split(directory: str, subset: str) -> bool:
+    """Return whether there is any shard of a subset, complete or not."""
+    return any(_names(place, subset) for place in (directory, os.path.join(directory, subset)))
+
+
+def shard_name(subset: str, number: int, total: int) -> str:
+    """Return the name of a shard: ``validation-00000-of-00128``."""
+    return f"{subset}-{number:05d}-of-{total:05d}"
 
 
 def file_sha256(path: str) -> str:

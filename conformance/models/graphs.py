@@ -46,10 +46,10 @@ def read_graph(path: str) -> GraphDef:
     """
     if not os.path.exists(path):
         raise Refused(f"There is no graph {path!r}.", _FROZEN_HINT)
-    graph_def = _frozen_saved_model(path) if os.path.isdir(path) else _parsed(GraphDef(), path)
+    graph_def = _frozen_saved_model(path) if os.path.isdir(path) else parsed(GraphDef(), path)
     if not graph_def.node:
         raise Refused(f"{path!r} is no graph: it holds no node.", _FROZEN_HINT)
-    _check_operations(graph_def, path, frozenset())
+    check_operations(graph_def, path)
     _check_complete(graph_def, path)
     return graph_def
 
@@ -67,23 +67,44 @@ def file_digest(path: str) -> str:
 def check_graph(graph_def: GraphDef, input_name: str, output_name: str) -> None:
     """Raise Refused unless the input is a placeholder and the output is computed from it."""
     nodes = {node.name: node for node in graph_def.node}
-    listed = _placeholders(graph_def)
+    listed = _listed(placeholders(graph_def))
     hint = "Name it with --input-tensor."
-    if _node_name(input_name) not in nodes:
+    if node_name(input_name) not in nodes:
         raise Refused(f"The graph has no tensor {input_name!r} to feed; its placeholders: {listed}.", hint)
-    fed = nodes[_node_name(input_name)]
+    fed = nodes[node_name(input_name)]
     if fed.op not in _PLACEHOLDERS:
         raise Refused(f"Input {input_name!r} is a {fed.op}; the graph's placeholders: {listed}.", hint)
     hint = "Name it with --output-tensor."
-    last = _last_operations(graph_def)
-    if _node_name(output_name) not in nodes:
+    last = _listed([f"{node.name} ({node.op})" for node in last_nodes(graph_def)])
+    if node_name(output_name) not in nodes:
         raise Refused(f"The graph has no tensor {output_name!r} to fetch; its last operations: {last}.", hint)
-    if fed.name not in _ancestors(nodes, _node_name(output_name)):
+    if fed.name not in _ancestors(nodes, node_name(output_name)):
         raise Refused(f"Output {output_name!r} does not depend on input {input_name!r}; last operations: {last}.", hint)
 
 
 def describe(graph_def: GraphDef, input_name: str, output_name: str) -> Facts:
     """Return the facts of a checked graph; raises Refused when this TensorFlow cannot import it."""
+    graph = imported(graph_def)
+    fed = graph.get_tensor_by_name(tensor_name(input_name))
+    try:
+        classes = classes_of(graph_def, graph, output_name)
+    except (KeyError, ValueError):
+        node = node_name(output_name)
+        message = f"The graph has no tensor {output_name!r}: node {node!r} has fewer outputs."
+        raise Refused(message, "Name it with --output-tensor.") from None
+    operations = collections.Counter(node.op for _, node in all_nodes(graph_def))
+    return Facts(
+        input_shape=None if fed.shape.rank is None else fed.shape.as_list(),
+        input_dtype=fed.dtype.name,
+        classes=classes,
+        precision=precision_of(graph_def),
+        convolutions=sum(count for op, count in operations.items() if is_convolution(op)),
+        operations=dict(sorted(operations.items())),
+    )
+
+
+def imported(graph_def: GraphDef) -> tf.Graph:
+    """Return the graph in this TensorFlow; raises Refused when it cannot be imported."""
     graph = tf.Graph()
     try:
         with graph.as_default():
@@ -91,27 +112,22 @@ def describe(graph_def: GraphDef, input_name: str, output_name: str) -> Facts:
     except (ValueError, tf.errors.OpError) as error:
         message = f"TensorFlow {tf.__version__} cannot import the graph: {_first_line(error)}."
         raise Refused(message, "Use the TensorFlow, or the plugin, that the graph was made for.") from error
-    fed = graph.get_tensor_by_name(tensor_name(input_name))
-    try:
-        fetched = graph.get_tensor_by_name(tensor_name(output_name)).shape
-    except (KeyError, ValueError):
-        node = _node_name(output_name)
-        message = f"The graph has no tensor {output_name!r}: node {node!r} has fewer outputs."
-        raise Refused(message, "Name it with --output-tensor.") from None
-    operations = collections.Counter(node.op for _, node in _all_nodes(graph_def))
-    return Facts(
-        input_shape=None if fed.shape.rank is None else fed.shape.as_list(),
-        input_dtype=fed.dtype.name,
-        classes=(fetched.as_list()[-1] if fetched.rank else None) or _bias_length(graph_def, output_name),
-        precision=_precision(graph_def),
-        convolutions=sum(count for op, count in operations.items() if _CONVOLUTION.fullmatch(op)),
-        operations=dict(sorted(operations.items())),
-    )
+    return graph
+
+
+def classes_of(graph_def: GraphDef, graph: tf.Graph, output_name: str) -> Optional[int]:
+    """Return the last dimension of an output; without static shapes, the length of the last bias before it."""
+    shape = graph.get_tensor_by_name(tensor_name(output_name)).shape
+    return (shape.as_list()[-1] if shape.rank else None) or _bias_length(graph_def, output_name)
+
+
+def is_convolution(op: str) -> bool:
+    return _CONVOLUTION.fullmatch(op) is not None
 
 
 def check_feed(graph_def: GraphDef, input_name: str, shape: Tuple[int, ...]) -> None:
     """Raise Refused unless the input of a checked graph takes float32 images of this shape [B, H, W, C]."""
-    fed = next(node for node in graph_def.node if node.name == _node_name(input_name))
+    fed = next(node for node in graph_def.node if node.name == node_name(input_name))
     dtype = tf.as_dtype(fed.attr["dtype"].type)
     declared = tf.TensorShape(fed.attr["shape"].shape)
     if not declared.rank:  # what an older TensorFlow wrote for a shape that it did not know
@@ -139,14 +155,15 @@ def optimized(graph_def: GraphDef, input_name: str, output_name: str) -> GraphDe
     What ``eval_image_classifier_inference.py`` of IntelAI/models v1.6.1 does before it measures
     (TensorFlow's ``optimize_for_inference``).
     """
-    fed, fetched = _node_name(input_name), _node_name(output_name)
+    fed, fetched = node_name(input_name), node_name(output_name)
     between = tf.compat.v1.graph_util.extract_sub_graph(graph_def, [fetched])
     kept = tf.compat.v1.graph_util.remove_training_nodes(between, protected_nodes=[fed, fetched])
     # Once more: the constants that were folded are read by nothing now, and are half of the bytes.
     return tf.compat.v1.graph_util.extract_sub_graph(folded(kept), [fetched])
 
 
-def _parsed(message: Any, path: str) -> Any:
+def parsed(message: Any, path: str) -> Any:
+    """Return the protocol buffer, filled from a file; raises Refused for a file that holds no such thing."""
     with open(path, "rb") as file:
         data = file.read()
     if not data:
@@ -158,7 +175,7 @@ def _parsed(message: Any, path: str) -> Any:
     try:
         message.ParseFromString(data)
     except DecodeError:
-        kind = "frozen graph" if isinstance(message, GraphDef) else "SavedModel"
+        kind = {"GraphDef": "frozen graph"}.get(type(message).__name__, type(message).__name__)
         found = f"{path!r} ({len(data)} bytes)"
         raise Refused(f"{found} is no {kind}, or is cut short.", _FROZEN_HINT) from None
     return message
@@ -168,11 +185,11 @@ def _frozen_saved_model(path: str) -> GraphDef:
     if not os.path.isfile(os.path.join(path, "saved_model.pb")):
         holds = ", ".join(sorted(os.listdir(path))[:_LISTED]) or "nothing"
         raise Refused(f"Directory {path!r} is no SavedModel: it has no saved_model.pb, it holds {holds}.", _FROZEN_HINT)
-    model = _parsed(saved_model_pb2.SavedModel(), os.path.join(path, "saved_model.pb"))
+    model = parsed(saved_model_pb2.SavedModel(), os.path.join(path, "saved_model.pb"))
     if not model.meta_graphs:
         raise Refused(f"SavedModel {path!r} holds no graph.", _FROZEN_HINT)
     for meta in model.meta_graphs:
-        _check_operations(meta.graph_def, path, VARIABLES)
+        check_operations(meta.graph_def, path, VARIABLES)
     hint = f"Export it again, with variables and a signature {SIGNATURE!r}."
     try:
         loaded = tf.saved_model.load(path)  # keeps the variables alive until they are folded
@@ -184,9 +201,10 @@ def _frozen_saved_model(path: str) -> GraphDef:
     return convert_variables_to_constants_v2(loaded.signatures[SIGNATURE]).graph.as_graph_def()
 
 
-def _check_operations(graph_def: GraphDef, path: str, more: FrozenSet[str]) -> None:
+def check_operations(graph_def: GraphDef, path: str, more: FrozenSet[str] = frozenset()) -> None:
+    """Raise Refused for an operation, also of a function, that is neither on the list nor among ``more``."""
     functions = {function.signature.name for function in graph_def.library.function}
-    for place, node in _all_nodes(graph_def):
+    for place, node in all_nodes(graph_def):
         # A node may call a function of the graph by its name, unless that hides a real operation.
         called = node.op in functions and not hasattr(tf.raw_ops, node.op)
         if not (called or node.op in more or is_allowed(node.op)):
@@ -198,13 +216,13 @@ def _check_operations(graph_def: GraphDef, path: str, more: FrozenSet[str]) -> N
 def _check_complete(graph_def: GraphDef, path: str) -> None:
     names = {node.name for node in graph_def.node}
     for node in graph_def.node:
-        for source in map(_node_name, node.input):
+        for source in map(node_name, node.input):
             if source not in names:
                 message = f"{path!r} is incomplete: node {node.name!r} reads {source!r}, which is not in it."
                 raise Refused(message, "Copy or freeze the graph again.")
 
 
-def _all_nodes(graph_def: GraphDef) -> Iterator[Tuple[str, Any]]:
+def all_nodes(graph_def: GraphDef) -> Iterator[Tuple[str, Any]]:
     """Yield (where, node) of the graph and of its functions."""
     for node in graph_def.node:
         yield "", node
@@ -213,7 +231,7 @@ def _all_nodes(graph_def: GraphDef) -> Iterator[Tuple[str, Any]]:
             yield f" of function {function.signature.name!r}", node
 
 
-def _node_name(tensor: str) -> str:
+def node_name(tensor: str) -> str:
     return tensor.lstrip("^").split(":")[0]
 
 
@@ -221,21 +239,20 @@ def tensor_name(name: str) -> str:
     return name if ":" in name else name + ":0"
 
 
-def _placeholders(graph_def: GraphDef) -> str:
-    found = [node.name for node in graph_def.node if node.op in _PLACEHOLDERS]
-    return _listed(found)
+def placeholders(graph_def: GraphDef) -> List[str]:
+    return [node.name for node in graph_def.node if node.op in _PLACEHOLDERS]
 
 
-def _last_operations(graph_def: GraphDef) -> str:
-    """List what nothing else reads, and every softmax."""
-    read = {_node_name(source) for node in graph_def.node for source in node.input}
-    dead = (*_PLACEHOLDERS, "Const", "NoOp", "Assert")
+def last_nodes(graph_def: GraphDef) -> List[Any]:
+    """Return what nothing else reads, and every softmax; the last one first."""
+    read = {node_name(source) for node in graph_def.node for source in node.input}
+    dead = (*_PLACEHOLDERS, "Const", "HostConst", "NoOp", "Assert")
     found = [
-        f"{node.name} ({node.op})"
+        node
         for node in graph_def.node
         if node.op not in dead and (node.name not in read or node.op.endswith("Softmax"))
     ]
-    return _listed(found[::-1])
+    return found[::-1]
 
 
 def _listed(names: List[str]) -> str:
@@ -247,7 +264,7 @@ def _ancestors(nodes: Dict[str, Any], name: str) -> Set[str]:
     found = {name}
     waiting = [name]
     while waiting:
-        sources = {_node_name(source) for source in nodes[waiting.pop()].input} - found
+        sources = {node_name(source) for source in nodes[waiting.pop()].input} - found
         found |= sources
         waiting.extend(sources)
     return found
@@ -256,7 +273,7 @@ def _ancestors(nodes: Dict[str, Any], name: str) -> Set[str]:
 def _bias_length(graph_def: GraphDef, output_name: str) -> Optional[int]:
     """Return the length of the bias nearest before the output, for a graph whose shapes are not static."""
     nodes = {node.name: node for node in graph_def.node}
-    level = [_node_name(output_name)]
+    level = [node_name(output_name)]
     seen = set(level)
     while level:
         for name in level:
@@ -268,13 +285,14 @@ def _bias_length(graph_def: GraphDef, output_name: str) -> Optional[int]:
                 and node.attr["value"].tensor.dtype == tf.float32.as_datatype_enum
             ):
                 return int(shape[0].size)
-        level = sorted({_node_name(source) for name in level for source in nodes[name].input} - seen)
+        level = sorted({node_name(source) for name in level for source in nodes[name].input} - seen)
         seen.update(level)
     return None
 
 
-def _precision(graph_def: GraphDef) -> str:
-    nodes = [node for _, node in _all_nodes(graph_def)]
+def precision_of(graph_def: GraphDef) -> str:
+    """Return fp32, bf16, fp16 or int8, by the operations and their types."""
+    nodes = [node for _, node in all_nodes(graph_def)]
     if any(_QUANTIZED.fullmatch(node.op) for node in nodes):
         return "int8"
     types = {value.type for node in nodes for value in node.attr.values()}

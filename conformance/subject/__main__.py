@@ -20,6 +20,12 @@ MODULES = {
     wire.TRAIN_DIGITS: "train_digits",
     wire.FREEZE_SEEDED: "freeze",
     wire.QUANTIZE: "quantize",
+    wire.INSPECT: "inspect_graph",
+    wire.FREEZE: "freeze_graph",
+    wire.CONVERT: "convert_graph",
+    wire.CONVERT_IMAGENET: "convert_imagenet",
+    wire.SUBSET: "subset",
+    wire.VERIFY: "verify_data",
 }
 PROVEN = (wire.MEASURE, wire.ACCURACY)
 

@@ -4,7 +4,8 @@ One arm is a throughput or latency case. Several arms take turns in one process,
 so that a neighbour's noise hits all of them alike: the ratio of two arms is then worth more than either speed.
 
 Arguments of the job: arms (name, graph, precision), input_name, output_name, image_size, batch_size, warmup_steps,
-steps, min_timed_s, seed, and go_path where several instances wait for each other (else None).
+steps, min_timed_s, seed, and go_path where several instances wait for each other (else None). Where a network is
+claimed also model, and allow_other_network.
 """
 
 import gc
@@ -15,6 +16,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 import numpy as np
 
 from conformance.models import graphs
+from conformance.models.architecture import Network, check_network
 from conformance.subject import machine, proof, runtime
 from conformance.subject.ceiling import Ceiling
 from conformance.subject.events import Events
@@ -136,7 +138,9 @@ def run(job: Job, events: Events, verbose_pass: VerbosePass) -> Dict[str, Any]:
     runtime.announce(job, events)
     images = runtime.dummy_images(a["batch_size"], a["image_size"], a["image_size"], a["seed"])
     events.phase("load the graph")
-    arms = [Arm(arm["name"], _subject(arm, a, images.shape), images) for arm in a["arms"]]
+    subjects = [_subject(arm, a, images.shape) for arm in a["arms"]]
+    arms = [Arm(arm["name"], subject, images) for arm, (subject, _) in zip(a["arms"], subjects)]
+    networks = "; ".join(dict.fromkeys(str(network) for _, network in subjects))
     verbose_pass.begin(images, [arm.subject for arm in arms])
     for arm in arms:
         arm.load(job)
@@ -157,7 +161,7 @@ def run(job: Job, events: Events, verbose_pass: VerbosePass) -> Dict[str, Any]:
     events.phase("measure the ceiling")
     after = {precision: ceiling.sample() for precision, ceiling in ceilings.items()}
     _print_like_the_recipe(arms[0], a["batch_size"])
-    return {"arms": [_report(arm, before, after) for arm in arms], "reading": reading}
+    return {"arms": [_report(arm, before, after) for arm in arms], "reading": reading, "network": networks}
 
 
 def _take(arms: Sequence[Arm], a: Dict[str, Any], events: Events) -> Dict[str, Any]:
@@ -171,12 +175,13 @@ def _take(arms: Sequence[Arm], a: Dict[str, Any], events: Events) -> Dict[str, A
     return reading
 
 
-def _subject(arm: Dict[str, Any], a: Dict[str, Any], shape: Tuple[int, ...]) -> Subject:
+def _subject(arm: Dict[str, Any], a: Dict[str, Any], shape: Tuple[int, ...]) -> Tuple[Subject, Network]:
     graph_def = graphs.read_graph(arm["graph"])
+    network = check_network(graph_def, a.get("model"), a.get("allow_other_network", False))
     graphs.check_graph(graph_def, a["input_name"], a["output_name"])
     graphs.check_feed(graph_def, a["input_name"], shape)
     graph_def = graphs.optimized(graph_def, a["input_name"], a["output_name"])
-    return Subject(graph_def, arm["precision"], a["input_name"], a["output_name"])
+    return Subject(graph_def, arm["precision"], a["input_name"], a["output_name"]), network
 
 
 def _report(arm: Arm, before: Dict[str, float], after: Dict[str, float]) -> Dict[str, Any]:

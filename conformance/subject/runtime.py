@@ -15,7 +15,7 @@ from conformance.wire import STARTED, Job
 Step = Callable[..., np.ndarray]
 
 # The name in newer releases, and the one that TensorFlow 2.8 has.
-_ONEDNN_BFLOAT16 = ("auto_mixed_precision_onednn_bfloat16", "auto_mixed_precision_mkl")
+ONEDNN_BFLOAT16 = ("auto_mixed_precision_onednn_bfloat16", "auto_mixed_precision_mkl")
 
 
 def announce(job: Job, events: Events) -> None:
@@ -38,7 +38,7 @@ def session_config(job: Job, precision: str) -> tf.compat.v1.ConfigProto:
     )
     if precision == "bf16":
         rewrites = config.graph_options.rewrite_options
-        name = next(name for name in _ONEDNN_BFLOAT16 if name in rewrites.DESCRIPTOR.fields_by_name)
+        name = next(name for name in ONEDNN_BFLOAT16 if name in rewrites.DESCRIPTOR.fields_by_name)
         setattr(rewrites, name, rewriter_config_pb2.RewriterConfig.ON)
     return config
 

@@ -86,7 +86,7 @@ def _top1(network: ResNet, a: Dict[str, Any], job: Job) -> float:
     shards = find_shards(a["data"], "validation")
     predict = tf.function(network)
     hits = total = 0
-    for images, labels, _ in imagenet.batches(shards, a["batch_size"], "digits", job.intra_op_threads):
-        hits += int((ranks(predict(images).numpy(), labels) < 1).sum())
-        total += len(labels)
+    for batch in imagenet.batches(shards, a["batch_size"], "digits", job.intra_op_threads):
+        hits += int((ranks(predict(batch.images).numpy(), batch.labels) < 1).sum())
+        total += len(batch.labels)
     return hits / total
