@@ -44,7 +44,7 @@ def cut(index: Index) -> list[tuple[str, str, bytes]]:
     data = Path(index.archive).read_bytes()
     return [
         (index.synsets[place], name.decode(), data[offset : offset + size])
-        for place, name, offset, size in zip(index.classes, index.names, index.offsets, index.sizes, strict=True)
+        for place, name, offset, size in zip(index.classes, index.names, index.offsets, index.sizes)
     ]
 
 
@@ -63,7 +63,7 @@ def test_the_order_in_an_archive_does_not_matter(tmp_path: Path) -> None:
 def test_line_n_is_the_synset_of_the_nth_validation_name(tmp_path: Path) -> None:
     archive = validation_archive(tmp_path / "val.tar", VALIDATION)
     index = index_validation(archive, labels_file(tmp_path / "labels.txt", [*LINES, "", ""]), SYNSETS)
-    assert cut(index) == [(line, name, VALIDATION[name]) for line, name in zip(LINES, sorted(VALIDATION), strict=True)]
+    assert cut(index) == [(line, name, VALIDATION[name]) for line, name in zip(LINES, sorted(VALIDATION))]
 
 
 def test_names_of_more_than_100_letters_and_of_other_scripts_are_read(tmp_path: Path) -> None:
