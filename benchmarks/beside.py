@@ -79,7 +79,7 @@ def _loaded(spec: dict[str, Any]) -> Any:
     graphs.check_graph(graph_def, *TENSORS)
     if spec["kind"] == "feed":
         graphs.describe(graph_def, *TENSORS)
-    step = runtime.graph_step(graphs.optimized(graph_def, *TENSORS), job, spec["precision"], *TENSORS)
+    step = runtime.graph_step(job, graphs.optimized(graph_def, *TENSORS), spec["precision"], *TENSORS)
     step(images)
     return step, time.monotonic() - begun, images, job
 
@@ -88,8 +88,9 @@ def feed(spec: dict[str, Any]) -> dict[str, Any]:
     """Return images a second of each kind, a list with an element for each round."""
     step, load_s, images, job = _loaded(spec)
     shards = find_shards(spec["data"], "validation")
-    arguments = {"batch_size": spec["batch_size"], "dataset": "imagenet", "results_path": None,
-                 "bits_path": os.path.join(spec["folder"], "bits")}  # fmt: skip
+    arguments = {"batch_size": spec["batch_size"], "dataset": "imagenet", "images": None, "results_path": None,
+                 "bits_path": os.path.join(spec["folder"], "bits"),
+                 "answers_path": os.path.join(spec["folder"], "answers.npz")}  # fmt: skip
     events = Events(os.path.join(spec["folder"], "events"))
     answer: dict[str, Any] = {"load_s": load_s, "dummy": [], "decoding": [], "judging": [], "compute_share": []}
     for _ in range(3):
