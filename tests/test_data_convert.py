@@ -285,6 +285,12 @@ def test_another_archive_than_ilsvrc2012_is_refused_by_its_md5(archives: Archive
     assert not list((tmp_path / "out").glob("train*"))
 
 
+def test_a_conversion_that_finished_nothing_makes_way_for_another(archives: Archives, tmp_path: Path) -> None:
+    refusal(request(archives, tmp_path / "out", checksum=True))
+    made = convert(request(archives, tmp_path / "out", seed=9, layout="subdirs"), 2, Told())
+    assert made.made["seed"] == 9 and (tmp_path / "out" / "dataset.json").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

@@ -66,7 +66,9 @@ class Journal:
         except ValueError:
             message = f"{self.path!r} is damaged."
             raise Refused(message, f"Delete {self.directory!r} and convert again.") from None
-        if not lines:
+        if not any("shard" in line for line in lines) and lines[:1] != [{"plan": plan}]:  # nothing is lost
+            with storage.writing(self.path):
+                os.truncate(self._fd, 0)
             self.add({"plan": plan})
             return
         refuse_other(self.directory, lines[0]["plan"], plan)
