@@ -17,6 +17,7 @@ MODULES = {
     wire.MEASURE: "measure",
     wire.ACCURACY: "accuracy",
     wire.WRITE_DIGITS: "write_digits",
+    wire.TRAIN: "train",
     wire.TRAIN_DIGITS: "train_digits",
     wire.FREEZE_SEEDED: "freeze",
     wire.QUANTIZE: "quantize",

@@ -73,7 +73,7 @@ class VerbosePass:
 
 
 def main(job_path: str, parent: int) -> None:
-    _die_with(parent)
+    die_with(parent)
     job = read_job(job_path)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print belongs to the subject's log
@@ -85,7 +85,7 @@ def main(job_path: str, parent: int) -> None:
     for graph, precision, input_name, output_name in request.graphs:
         graph_def = runtime.tf.compat.v1.GraphDef.FromString(graph)
         step = runtime.graph_step(job, graph_def, precision, input_name, output_name)
-        answers.write(json.dumps(_printed(step, request.images)) + "\n")
+        answers.write(json.dumps(printed(step, request.images)) + "\n")
         answers.flush()
 
 
@@ -95,7 +95,7 @@ def _runtime() -> Any:
     return runtime
 
 
-def _printed(step: Callable[[Any], Any], images: Any) -> List[str]:
+def printed(step: Callable[[Any], Any], images: Any) -> List[str]:
     """Return the lines that a step prints to file descriptor 1, by whatever library."""
     with tempfile.TemporaryFile() as log:
         sys.stdout.flush()
@@ -107,7 +107,7 @@ def _printed(step: Callable[[Any], Any], images: Any) -> List[str]:
         return log.read().decode("utf-8", "replace").splitlines()
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Let the kernel kill this process when the subject is killed: nobody else would."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent:

@@ -1,0 +1,64 @@
+"""Which arguments of a training job contradict each other."""
+
+import os
+from typing import Any, Dict
+
+from conformance.data.imagenet import LABELS
+from conformance.data.training import EVALUATED_AT
+from conformance.wire import Refused
+
+
+def check(a: Dict[str, Any]) -> None:
+    """Raise Refused for what cannot be done, before anything is read or made."""
+    _check_data(a)
+    _check_course(a)
+    _check_places(a)
+
+
+def _check_data(a: Dict[str, Any]) -> None:
+    needed, side = LABELS[a["dataset"]] + 1, EVALUATED_AT[a["dataset"]]
+    if a["data"]:
+        found = "The network has %d classes, and %r needs %d with the background."
+        found %= a["classes"], a["dataset"], needed
+        _refuse(a["classes"] < needed, found, "Train a network of that many classes.")
+        found = "Images of %r are evaluated at %d pixels, and would be trained at %d."
+        found %= a["dataset"], side, a["image_size"]
+        _refuse(a["image_size"] != side, found, "Leave out the image size.")
+        found = "The crop %r is none for %r." % (a["crop"], a["dataset"])
+        fits = (a["crop"] == "digits") == (a["dataset"] == "digits")
+        _refuse(not fits, found, "Allowed are digits for the digits, intel and habana for ImageNet.")
+    images = a["batch_size"] * a["accumulate"]
+    found = "A step takes %d images, and an epoch has %d." % (images, a["train_images"])
+    _refuse(images > a["train_images"] and not a["eval_only"], found, "Lower the batch size.")
+
+
+def _check_course(a: Dict[str, Any]) -> None:
+    judged = a["data"] and a["epochs_between_evals"]
+    found = "The threshold %s would stop a run that is never evaluated." % a["stop_threshold"]
+    _refuse(a["stop_threshold"] is not None and not judged, found, "Give data and epochs between evaluations.")
+    known = a["pretrained"] or a["model_dir"]
+    found = "There is nothing to evaluate: that needs data and a checkpoint."
+    _refuse(a["eval_only"] and not (a["data"] and known), found, "Name their directories.")
+    found = "Fine-tuning trains the head only, and nothing pretrained is below it."
+    _refuse(a["fine_tune"] and not a["pretrained"] and not a["eval_only"], found, "Name a checkpoint to start from.")
+
+
+def _check_places(a: Dict[str, Any]) -> None:
+    place = a["model_dir"]
+    found = "%d checkpoints would be kept; allowed is 1 or more." % a["keep"]
+    _refuse(place and a["keep"] < 1, found, "Keep one, or name no directory for checkpoints.")
+    _refuse(a["resume"] and not place, "There is no directory to resume from.", "Name that of the checkpoints.")
+    steps = a["profile_steps"]
+    if steps:
+        found = "The steps %s cannot be profiled; allowed are a first and a last one." % steps
+        _refuse(not 0 <= steps[0] <= steps[-1], found, "Name them as 5,8.")
+        found = "There is no directory for the profile of the steps %s." % steps
+        _refuse(not (a["tensorboard"] or place), found, "Name one for TensorBoard.")
+    saved = a["export_saved_model"]
+    found = "%r, which is to hold the SavedModel, is not empty." % saved
+    _refuse(saved and os.path.isdir(saved) and os.listdir(saved), found, "Name a new directory.")
+
+
+def _refuse(wrong: Any, message: str, hint: str) -> None:
+    if wrong:
+        raise Refused(message, hint)

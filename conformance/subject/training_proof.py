@@ -1,0 +1,75 @@
+"""Proof of the precision of a training step: the kernels of its convolutions, forwards and backwards.
+
+oneDNN's verbose log holds for a whole process, so that one step runs in a second one, before anything is timed:
+``python -m conformance.subject.training_proof PARENT`` with the job's arguments and threads as JSON on stdin.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any, Dict, Tuple
+
+import numpy as np
+import tensorflow as tf
+
+from conformance.data import training
+from conformance.models.resnet import ResNet
+from conformance.subject import onednn
+from conformance.subject.training_step import COMPUTE, Step
+from conformance.subject.verbose_pass import die_with, printed
+
+NOTHING: Dict[str, Any] = {"kernels": None, "native_share": None}
+
+
+def shown(arguments: Dict[str, Any], threads: Tuple[int, int]) -> Dict[str, Any]:
+    """Return kernels and native_share of one step on synthetic images; None each where there is no log.
+
+    ``threads`` are those between operations and those of one.
+    """
+    command = [sys.executable, "-m", "conformance.subject.training_proof", str(os.getpid())]
+    request = json.dumps({"arguments": arguments, "threads": threads}).encode()
+    env = dict(os.environ, ONEDNN_VERBOSE="1")
+    ended = subprocess.run(command, input=request, stdout=subprocess.PIPE, env=env, check=False)
+    if ended.returncode:
+        return NOTHING
+    answer: Dict[str, Any] = json.loads(ended.stdout)
+    work = onednn.parse(answer["lines"]).work
+    if not work:
+        return NOTHING
+    share = onednn.native_share(work, arguments["precision"], answer["flop"])
+    return {"kernels": onednn.kernels(work), "native_share": share}
+
+
+def step_flop(network: ResNet, batch_size: int, image_size: int) -> int:
+    """Return the FLOPs of the convolutions of a step: each again for its kernel, and for its input but the first's."""
+    images = tf.TensorSpec([batch_size, image_size, image_size, 3], tf.float32)
+    graph = tf.function(network.__call__, autograph=False).get_concrete_function(images, True).graph
+    forwards = [
+        2 * int(np.prod(node.outputs[0].shape.as_list())) * int(np.prod(node.inputs[1].shape.as_list()[:3]))
+        for node in graph.get_operations()
+        if node.type == "Conv2D"
+    ]
+    return 3 * sum(forwards) - forwards[0]
+
+
+def main(parent: int) -> None:
+    die_with(parent)
+    request = json.load(sys.stdin)
+    a, threads = request["arguments"], request["threads"]
+    tf.config.threading.set_inter_op_parallelism_threads(threads[0])
+    tf.config.threading.set_intra_op_parallelism_threads(threads[1])
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print belongs to the subject's log
+    network = ResNet(a["network"], a["classes"], a["seed"], COMPUTE[a["precision"]])
+    step = Step(network, dict(a, accumulate=1))
+    batch = training.synthetic(a["batch_size"], a["image_size"], a["classes"], a["seed"], False)
+    lines = printed(lambda fed: step([fed], 0.0, 1.0), batch)
+    json.dump({"lines": lines, "flop": step_flop(network, a["batch_size"], a["image_size"])}, answer)
+    answer.flush()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
+    sys.stderr.flush()
+    os._exit(0)  # tearing TensorFlow down would take another second
