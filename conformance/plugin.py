@@ -30,6 +30,10 @@ MARKERS = {
     "throughput": "batch inference, images/s",
     "latency": "online inference, one image at a time",
     "speedup": "a precision against fp32 in one process",
+    "training": "trains a network",
+    "smoke": "training for a hundred steps or more: does the loss fall?",
+    "convergence": "training to an accuracy, on images that are at hand",
+    "documented": "training as long as the recipe says, on ImageNet",
     "imagenet": "needs ImageNet (--data-location) and a trained graph (--in-graph)",
     "digits": "the embedded default, handwritten digits",
 }

@@ -19,6 +19,11 @@ SHOWN = [
     ("achieved_flop_per_s", 336.2e9, "336 GFLOP/s"),
     ("ceiling_flop_per_s", 14.36e12, "14.4 TFLOP/s"),
     ("speedup_over_fp32", 1.7, "1.700"),
+    ("final_loss", 8.442491, "8.4425"),
+    ("loss_drop", -0.052, "-5.2 %"),
+    ("loss_trend_tau", -0.8125, "-0.812"),
+    ("training_images_per_s", 10.04, "10.0 images/s"),
+    ("resident_growth_bytes", 1.25e7, "12.5 MB"),
 ]
 
 
@@ -31,14 +36,16 @@ def test_a_metric_is_shown_with_its_unit(metric: str, value: float, text: str) -
 def test_a_metric_shown_with_a_unit_has_it_in_its_name(metric: Metric) -> None:
     shown = metric.show(0.5)
     unit = shown.partition(" ")[2]
-    suffix = {"images/s": "_images_per_s", "ms": "_s", "GFLOP/s": "_flop_per_s", "%": "", "": ""}[unit]
+    suffix = {"images/s": "_images_per_s", "ms": "_s", "GFLOP/s": "_flop_per_s", "MB": "_bytes", "%": "", "": ""}[unit]
     assert metric.name.endswith(suffix)
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
-def test_no_metric_can_be_nan_infinite_or_negative(metric: Metric) -> None:
+def test_no_metric_can_be_nan_or_infinite_and_only_a_difference_or_a_trend_negative(metric: Metric) -> None:
     assert metric.is_possible(1.0)
-    assert not any(metric.is_possible(value) for value in (math.nan, math.inf, -math.inf, -1.0, -5e-324))
+    assert not any(metric.is_possible(value) for value in (math.nan, math.inf, -math.inf))
+    signed = metric.name in ("top1_below_fp32", "loss_drop", "loss_trend_tau")
+    assert {metric.is_possible(value) for value in (-1.0, -5e-324)} == {signed}
 
 
 @pytest.mark.parametrize(

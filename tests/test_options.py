@@ -40,6 +40,15 @@ EFFECTS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--batch-size", "7"), {"batch_size": 7}),
     (("--warmup-steps", "3"), {"warmup_steps": 3}),
     (("--steps=5",), {"steps": 5}),
+    (("--train-epochs", "3"), {"train_epochs": 3}),
+    (("--epochs-between-evals", "4"), {"epochs_between_evals": 4}),
+    (("--max-train-steps", "100"), {"max_train_steps": 100}),
+    (("--stop-threshold", "0.759"), {"stop_threshold": 0.759}),
+    (("--train-seed", "7"), {"train_seed": 7}),
+    (("--max-cpus", "16"), {"max_cpus": 16}),
+    (("--model-dir", "checkpoints"), {"model_dir": "checkpoints"}),
+    (("--tensorboard",), {"tensorboard": True}),
+    (("--profile-steps", "5,8"), {"profile_steps": (5, 8)}),
     (("--num-inter-threads", "2"), {"num_inter_threads": 2}),
     (("--num-intra-threads", "28"), {"num_intra_threads": 28}),
     (("--num-cores", "14"), {"num_cores": 14}),
@@ -67,6 +76,8 @@ def test_without_options_all_is_left_to_profile_and_row() -> None:
 
 
 WHOLE = "give a whole number of 1 or more"
+SHARE = "give a share from 0 to 1, such as 0.759"
+STEPS = "give the first and the last step, such as 5,8"
 
 
 @pytest.mark.parametrize(
@@ -80,6 +91,12 @@ WHOLE = "give a whole number of 1 or more"
         (("--steps", "0"), f"argument --steps: '0' is not allowed; {WHOLE}"),
         (("--steps", "-1"), f"argument --steps: '-1' is not allowed; {WHOLE}"),
         (("--warmup-steps", "0"), f"argument --warmup-steps: '0' is not allowed; {WHOLE}"),
+        (("--max-train-steps", "0"), f"argument --max-train-steps: '0' is not allowed; {WHOLE}"),
+        (("--stop-threshold", "75.9"), f"argument --stop-threshold: '75.9' is not allowed; {SHARE}"),
+        (("--stop-threshold", "nan"), f"argument --stop-threshold: 'nan' is not allowed; {SHARE}"),
+        (("--stop-threshold", "high"), f"argument --stop-threshold: 'high' is not allowed; {SHARE}"),
+        (("--profile-steps", "5"), f"argument --profile-steps: '5' is not allowed; {STEPS}"),
+        (("--profile-steps", "8,5"), f"argument --profile-steps: '8,5' is not allowed; {STEPS}"),
         (("--num-inter-threads", "0"), f"argument --num-inter-threads: '0' is not allowed; {WHOLE}"),
         (("--num-intra-threads", "0"), f"argument --num-intra-threads: '0' is not allowed; {WHOLE}"),
         (("--num-cores", "0"), f"argument --num-cores: '0' is not allowed; {WHOLE}"),

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 
 from conformance.cases.metrics import METRICS
+from conformance.cases.training import Positive, Recipe
 from conformance.errors import UsageError, unknown_name
 from conformance.tables import read_table
 
 Precision = Literal["fp32", "bf16", "int8"]
-Mode = Literal["accuracy", "throughput", "latency", "speedup"]
-Dataset = Literal["dummy", "digits", "imagenet"]
-Positive = Annotated[int, msgspec.Meta(gt=0)]
+Mode = Literal["accuracy", "throughput", "latency", "speedup", "training"]
+Dataset = Literal["dummy", "synthetic", "digits", "imagenet"]
 
 
 class Band(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -87,7 +87,7 @@ class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """One claim: a documented run and the bands that its metrics must lie in."""
 
     id: str
-    model: Literal["resnet50_v1_5"]
+    model: Literal["resnet50_v1_5", "resnext101_32x4d"]
     mode: Mode
     precision: Precision
     dataset: Dataset
@@ -96,12 +96,13 @@ class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     warmup_steps: Positive | None = None
     steps: Positive | None = None
     time_limit_s: Positive = 3600
+    training: Recipe | None = None
     band: tuple[Band, ...] = ()
     published: tuple[Published, ...] = ()
 
     @property
     def markers(self) -> tuple[str, ...]:
-        return tuple(m for m in (self.precision, self.mode, self.dataset) if m != "dummy")
+        return tuple(m for m in (self.precision, self.mode, self.dataset) if m not in ("dummy", "synthetic"))
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -116,4 +117,24 @@ def load_cases(path: Path) -> tuple[Case, ...]:
         if case.id in seen:
             raise UsageError(f"Case id {case.id!r} stands twice in {path.name}.", "Give each row an id of its own.")
         seen.add(case.id)
+        complaint = _misfit(case)
+        if complaint:
+            raise UsageError(f"Case {case.id!r} of {path.name} {complaint}.", f"Correct {path}.")
     return cases
+
+
+def _misfit(case: Case) -> str | None:
+    """Return what does not go together in a row: training has a table, a type and images of its own."""
+    if case.training is None:
+        if case.mode == "training":
+            return "has mode 'training' and no table [case.training]"
+        return "has dataset 'synthetic', which is for training" if case.dataset == "synthetic" else None
+    if case.mode != "training":
+        return f"has a table [case.training] and mode {case.mode!r}"
+    if case.precision == "int8":
+        return "trains in 'int8'; allowed are fp32 and bf16"
+    if case.dataset == "dummy":
+        return "trains on 'dummy' images, which nothing can be learnt of; allowed are synthetic, digits and imagenet"
+    if case.dataset == "synthetic" and case.training.max_train_steps is None:
+        return "trains on synthetic images without max_train_steps, by which their epochs are counted"
+    return None

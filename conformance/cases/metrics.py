@@ -11,6 +11,7 @@ Better = Literal["higher", "lower", "neither"]
 # Zero is not a rate or a duration: an "at most" band would take it for the best one.
 POSITIVE = (math.nextafter(0.0, 1.0), math.inf)
 SHARE = (0.0, 1.0)
+SIGNED_SHARE = (-1.0, 1.0)
 
 
 class Metric(NamedTuple):
@@ -36,8 +37,12 @@ class Metric(NamedTuple):
 
         >>> METRICS["top1"].range, METRICS["latency_p50_s"].range, METRICS["images"].range
         ('0 to 1', 'above 0', 'at least 1')
+        >>> METRICS["loss_trend_tau"].range, METRICS["loss_drop"].range
+        ('-1 to 1', 'at most 1')
         """
         low, high = self.possible
+        if math.isinf(low):
+            return f"at most {high:g}"
         if math.isfinite(high):
             return f"{low:g} to {high:g}"
         return "above 0" if low == POSITIVE[0] else f"at least {low:g}"
@@ -89,6 +94,14 @@ def flop_per_s(value: float) -> str:
     return f"{value / 1e9:,.0f} GFLOP/s" if value < 1e13 else f"{value / 1e12:,.1f} TFLOP/s"
 
 
+def megabytes(value: float) -> str:
+    """
+    >>> megabytes(12_582_912)
+    '12.6 MB'
+    """
+    return f"{value / 1e6:,.1f} MB"
+
+
 def exact(value: float) -> str:
     return repr(float(value))
 
@@ -123,6 +136,15 @@ _ALL = (
     Metric("speedup_over_fp32", "speed-up over fp32", "higher", ratio, POSITIVE, speed=True),
     Metric("compute_share", "time spent computing", "higher", percent, SHARE, speed=True),
     Metric("mcnemar_p", "exact McNemar p against fp32", "neither", share, SHARE),
+    Metric("top1_below_fp32", "top-1 below that of training in fp32", "lower", share, SIGNED_SHARE),
+    Metric("final_loss", "loss of the last step", "lower", share),
+    Metric("loss_drop", "drop of the loss", "higher", percent, (-math.inf, 1.0)),
+    Metric("loss_trend_tau", "trend of the loss (Kendall's tau)", "lower", ratio, SIGNED_SHARE),
+    Metric("loss_trend_p", "Mann-Kendall p of the trend", "lower", share, SHARE),
+    Metric("training_images_per_s", "training", "higher", images_per_s, POSITIVE, speed=True),
+    Metric("step_p99_over_p50", "p99 of a step over its median", "lower", ratio, POSITIVE, speed=True),
+    Metric("wait_share", "time spent waiting for images", "lower", percent, SHARE, speed=True),
+    Metric("resident_growth_bytes", "growth of memory", "lower", megabytes),
 )
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}

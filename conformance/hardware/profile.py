@@ -32,6 +32,7 @@ class Drive(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     inter_op_threads: Positive | None = None
     intra_op_threads: Positive | None = None
     batch_size: Positive | None = None
+    train_batch_size: Positive | None = None
     warmup_steps: Positive | None = None
     steps: Positive | None = None
     min_timed_s: Annotated[float, msgspec.Meta(gt=0)] = 5.0

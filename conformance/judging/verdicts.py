@@ -24,6 +24,7 @@ MAIN: dict[Mode, tuple[str, ...]] = {
     "throughput": ("throughput_images_per_s",),
     "latency": ("latency_p50_s", "latency_mean_s", "latency_p90_s", "latency_p95_s", "latency_p99_s"),
     "speedup": (SPEEDUP,),
+    "training": ("top1", "top5", "top1_below_fp32", "loss_trend_p", "loss_drop", "final_loss"),
 }
 
 
@@ -102,15 +103,17 @@ def judge_case(
     profile: str,
     intervals: Mapping[str, tuple[float, float]] | None = None,
     partial: Partial | None = None,
+    unjudged: Mapping[str, str] | None = None,
 ) -> tuple[tuple[Judgement, ...], Verdict, str]:
     """Judge every metric that has a band, and the main one of the case's mode even without.
 
     ``differences`` say where the machine is not of ``profile``: a speed is then unjudged. A speed-up
     is decided by its interval in ``intervals``. Of a ``partial`` split, top-1 and top-5 are unjudged, and a
-    precision against fp32 is decided by the paired interval. Returns the judgements, the gravest verdict, and
+    precision against fp32 is decided by the paired interval. ``unjudged`` gives metrics with the reason why no band
+    is for them. Returns the judgements, the gravest verdict, and
     the sentences that decided it.
     """
-    intervals = intervals or {}
+    intervals, unjudged = intervals or {}, unjudged or {}
     differs = f"the machine differs from profile {profile!r}: {'; '.join(differences)}"
     judgements = []
     for metric in _judged_metrics(case):
@@ -119,7 +122,9 @@ def judge_case(
             metrics.get(metric),
             case.band,
             unstable_because=noise.reasons if noise else (),
-            unjudged_because=differs if differences and METRICS[metric].speed else _too_few(metric, partial, intervals),
+            unjudged_because=differs
+            if differences and METRICS[metric].speed
+            else unjudged.get(metric) or _too_few(metric, partial, intervals),
             profile=profile,
         )
         if metric == SPEEDUP and judgement.verdict in ("inside", "outside"):

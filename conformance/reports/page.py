@@ -58,6 +58,7 @@ def _contents(runs: Sequence[Run]) -> dict[str, object]:
         "verdicts": tables.verdict_table(listed, several),
         "accuracy": _part(accuracy_charts, tables.accuracy_table, listed, several),
         "flips": flips(runs, listed),
+        "training": tables.training_table(listed, several),
         "speeds": _speeds(listed, several),
         "kernels": tables.kernel_table(listed, several),
         "noise": tables.noise_table(listed, several),

@@ -24,6 +24,16 @@ _SPEED = {
     "latency_p99_s": "p99",
     "spread": "Spread",
 }
+_TRAINING = {
+    "final_loss": "Last loss",
+    "loss_drop": "Drop",
+    "loss_trend_tau": "Trend",
+    "loss_trend_p": "p",
+    "training_images_per_s": "Speed",
+    "step_p99_over_p50": "p99 / median",
+    "wait_share": "Waiting",
+    "resident_growth_bytes": "Memory",
+}
 _SPEEDUP = {"speedup_over_fp32": "Speed-up"}
 _CEILING = {"achieved_flop_per_s": "Achieved", "ceiling_flop_per_s": "Ceiling", "ceiling_share": "Share"}
 
@@ -87,8 +97,19 @@ def verdict_table(chosen: Sequence[Entry], several: bool) -> Table:
 
 
 def accuracy_table(chosen: Sequence[Entry], several: bool) -> Table | None:
-    judged = [entry for entry in chosen if entry.record.mode == "accuracy" and entry.record.verdict != "not run"]
+    judged = [entry for entry in chosen if entry.record.verdict != "not run" and _is_of_accuracy(entry.record)]
     return _metric_table("Accuracy, with its 95 % interval", _ACCURACY, judged, several)
+
+
+def _is_of_accuracy(record: Record) -> bool:
+    return record.mode == "accuracy" or (record.mode == "training" and "top1" in record.metrics)
+
+
+def training_table(chosen: Sequence[Entry], several: bool) -> Table | None:
+    trained = [entry for entry in chosen if entry.record.metrics.keys() & _TRAINING.keys()]
+    return _metric_table(
+        "The loss of training, and how fast and how steadily its steps went", _TRAINING, trained, several
+    )
 
 
 def speed_table(chosen: Sequence[Entry], several: bool) -> Table | None:

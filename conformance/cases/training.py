@@ -1,0 +1,50 @@
+"""What a training case adds to a row: the recipe's numbers, as data."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+Amount = Annotated[float, msgspec.Meta(ge=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A learning rate: ``base`` for 256 images of the batch, a linear warm-up, and how it falls after it.
+
+    ``boundaries`` and ``factors`` belong to the decay by steps: one factor more than epochs at which the next one
+    holds. The subject refuses what does not go together.
+    """
+
+    base: Annotated[float, msgspec.Meta(gt=0)]
+    warmup_epochs: Amount
+    epochs: Annotated[float, msgspec.Meta(gt=0)]
+    decay: Literal["cosine", "cosine_unshifted", "steps", "polynomial"] = "cosine"
+    boundaries: tuple[float, ...] = ()
+    factors: tuple[float, ...] = ()
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a network is trained.
+
+    ``epochs`` and ``max_train_steps`` end the run, whichever comes first, and so does an evaluation with a top-1 of at
+    least ``stop_threshold``. With ``shuffled_labels``, the control, nothing can be learnt of the validation images.
+    """
+
+    epochs: Positive
+    schedule: Schedule
+    momentum: Share
+    weight_decay: Amount
+    crop: Literal["intel", "habana", "digits"]
+    epochs_between_evals: Positive = 1
+    max_train_steps: Positive | None = None
+    stop_threshold: Share | None = None
+    label_smoothing: Share = 0.0
+    mixup_alpha: Amount = 0.0
+    loss_scale: Positive = 1
+    optimizer: Literal["momentum", "lars"] = "momentum"
+    fine_tune: bool = False
+    shuffled_labels: bool = False
+    seed: int = 1

@@ -1,0 +1,165 @@
+"""What training steps say: a loss that falls is told from one that does not, and speeds from the waiting."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from conformance.cases import Band, Case
+from conformance.cases.training import Recipe, Schedule
+from conformance.fixtures.inference import Measurement
+from conformance.fixtures.training import beside_fp32, metrics, write_steps
+from conformance.judging.training import loss_metrics, step_metrics
+from conformance.judging.verdicts import Partial, judge_case
+
+NOISE = random.Random(4)
+FLAT = [6.9 + NOISE.gauss(0, 0.3) for _ in range(120)]
+FALLING = [8.4 - 0.02 * step + NOISE.gauss(0, 0.3) for step in range(120)]
+
+
+def test_the_drop_is_of_medians_and_not_of_two_points() -> None:
+    losses = [100.0, *[8.0] * 19, *[6.0] * 160, *[2.0] * 19, 1000.0]
+    found = loss_metrics(losses)
+    assert found["loss_drop"] == 0.75 and found["final_loss"] == 1000.0
+
+
+def test_a_noisy_loss_that_falls_has_a_trend_and_its_reverse_is_no_fall() -> None:
+    found, reverse = loss_metrics(FALLING), loss_metrics(FALLING[::-1])
+    assert found["loss_trend_p"] < 1e-9 and found["loss_trend_tau"] < -0.5 and found["loss_drop"] > 0.2
+    assert reverse["loss_trend_p"] == pytest.approx(found["loss_trend_p"])
+    assert reverse["loss_trend_tau"] > 0.5 and reverse["loss_drop"] < -0.2
+
+
+def test_noise_alone_has_no_trend_even_where_its_last_point_is_below_its_first() -> None:
+    losses = [max(FLAT), *FLAT, min(FLAT)]
+    assert loss_metrics(losses)["loss_trend_p"] > 0.01
+
+
+@pytest.mark.parametrize("losses", [[5.0], [5.0, 1.0], [7.0] * 120])
+def test_of_two_steps_or_of_a_loss_that_stands_still_nothing_is_known(losses: list[float]) -> None:
+    found = loss_metrics(losses)
+    assert (found["loss_trend_tau"], found["loss_trend_p"]) == (0.0, 1.0)
+
+
+def test_no_steps_have_no_metrics() -> None:
+    assert loss_metrics([]) == {} and step_metrics([], [], 4) == {}
+
+
+def test_speed_leaves_out_the_steps_that_compile_and_counts_the_waiting() -> None:
+    step_s = [30.0, *[1.0] * 9, *[0.3] * 98, 0.7, 0.7]
+    found = step_metrics(step_s, [0.1] * len(step_s), 4)
+    assert found["training_images_per_s"] == pytest.approx(10.0)
+    assert found["step_p99_over_p50"] == pytest.approx(2.0)
+    assert found["wait_share"] == pytest.approx(10.0 / (98 * 0.4 + 2 * 0.8))
+    assert step_metrics(step_s[:10], [0.1] * 10, 4) == {}
+
+
+RESULT: dict[str, Any] = {
+    "steps": 120,
+    "first_step": 0,
+    "losses": FALLING,
+    "rates": [0.1] * 120,
+    "step_s": [0.4] * 120,
+    "wait_s": [0.0] * 120,
+    "evaluations": [
+        {"step": 60, "epoch": 1, "top1_hits": 10, "top5_hits": 60, "images": 100},
+        {"step": 120, "epoch": 2, "top1_hits": 98, "top5_hits": 100, "images": 100},
+    ],
+    "stopped_by": "epochs",
+    "resumed_from": None,
+    "resident_bytes": [1_000_000, 900_000],
+    "native_share": None,
+}
+
+
+def test_the_last_evaluation_counts_and_what_was_not_measured_is_absent() -> None:
+    found = metrics(RESULT, 4)
+    assert (found["top1"], found["top5"], found["images"]) == (0.98, 1.0, 100.0)
+    assert found["resident_growth_bytes"] == 0.0 and "native_share" not in found
+    synthetic = metrics({**RESULT, "evaluations": [], "native_share": 0.9, "resident_bytes": [None, 5]}, 4)
+    assert not {"top1", "resident_growth_bytes"} & synthetic.keys() and synthetic["native_share"] == 0.9
+
+
+def test_every_step_has_its_line_and_a_resumed_run_counts_on(tmp_path: Path) -> None:
+    write_steps(tmp_path / "steps.csv", {**RESULT, "first_step": 60})
+    head, first, *others = (tmp_path / "steps.csv").read_text(encoding="utf-8").splitlines()
+    assert head == "step,loss,rate,step_s,wait_s"
+    assert first.split(",") == ["60", str(FALLING[0]), "0.1", "0.4", "0.0"] and len(others) == 119
+
+
+def case(*bands: Band) -> Case:
+    recipe = Recipe(
+        epochs=1, schedule=Schedule(base=0.1, warmup_epochs=0, epochs=1), momentum=0.9, weight_decay=0, crop="intel"
+    )
+    return Case(
+        id="a", model="resnet50_v1_5", mode="training", precision="fp32", dataset="digits", batch_size=4,
+        source="a README", training=recipe, band=bands,
+    )  # fmt: skip
+
+
+def band(metric: str, **limits: float) -> Band:
+    return msgspec.convert({"metric": metric, "source": "a README", **limits}, Band)
+
+
+SMOKE = case(band("loss_trend_p", at_most=0.01), band("loss_trend_tau", at_most=0.0), band("loss_drop", at_least=0.05))
+
+
+@pytest.mark.parametrize(
+    ("losses", "outside"),
+    [
+        (FALLING, set()),
+        (FLAT, {"loss_trend_p", "loss_drop"}),
+        (FALLING[::-1], {"loss_trend_tau", "loss_drop"}),
+        ([7.0] * 120, {"loss_trend_p", "loss_drop"}),
+        ([7.0 - step / 1e4 for step in range(120)], {"loss_drop"}),
+    ],
+    ids=["falls", "noise", "rises", "stands", "hardly falls"],
+)
+def test_a_smoke_test_asks_for_a_trend_its_direction_and_its_size(losses: list[float], outside: set[str]) -> None:
+    found = {**metrics({**RESULT, "losses": losses, "evaluations": []}, 4)}
+    judgements, verdict, _ = judge_case(SMOKE, found, None, (), "generic-cpu")
+    missed = {judgement.metric for judgement in judgements if judgement.verdict == "outside"}
+    assert missed == (outside if losses is not FLAT else missed) and "invalid" not in {j.verdict for j in judgements}
+    assert verdict == ("outside" if outside else "inside")
+
+
+def test_a_control_that_learns_nothing_does_not_pass_the_accuracy_side() -> None:
+    guessed = {**RESULT["evaluations"][1], "top1_hits": 12}
+    learning, control = case(band("top1", at_least=0.97)), case(band("top1", at_most=0.5))
+    found = metrics({**RESULT, "evaluations": [guessed]}, 4)
+    assert judge_case(learning, found, None, (), "generic-cpu")[1] == "outside"
+    assert judge_case(control, found, None, (), "generic-cpu")[1] == "inside"
+    assert judge_case(control, metrics(RESULT, 4), None, (), "generic-cpu")[1] == "outside"
+
+
+@pytest.mark.parametrize(
+    ("top1", "below", "verdict"), [(0.97, 0.01, "inside"), (0.96, 0.02, "outside"), (1.0, -0.02, "inside")]
+)
+def test_a_precision_is_held_to_fp32_by_how_far_it_is_below(top1: float, below: float, verdict: str) -> None:
+    trained, fp32 = (Measurement(metrics={"top1": value}, batch_size=64, launched=()) for value in (top1, 0.98))
+    found = beside_fp32(trained, fp32)
+    assert found.metrics["top1_below_fp32"] == pytest.approx(below)
+    assert found.notes == ("Trained in fp32 alike, top-1 is 0.9800.",)
+    limit = band("top1_below_fp32", at_most=0.01 + 1e-9)
+    assert judge_case(case(limit), found.metrics, None, (), "generic-cpu")[1] == verdict
+
+
+def test_a_run_that_was_made_shorter_is_unjudged_with_the_reason() -> None:
+    reason = "its band is for training of 120 steps, and --max-train-steps is 3"
+    found = metrics(RESULT, 4)
+    learnt = case(band("top1", at_least=0.99), band("wait_share", at_most=0.1))
+    judgements, verdict, told = judge_case(learnt, found, None, (), "generic-cpu", unjudged={"top1": reason})
+    assert [judgement.verdict for judgement in judgements] == ["unjudged", "inside"]
+    assert (verdict, told) == ("unjudged", f"top-1 is 0.9800: unjudged, {reason}.")
+
+
+def test_accuracy_after_training_on_a_part_of_the_validation_images_is_unjudged() -> None:
+    found = metrics(RESULT, 4)
+    intervals = {"top1": (0.93, 1.0)}
+    partial = Partial(images=100, whole=50_000)
+    learnt = case(band("top1", at_least=0.97))
+    assert judge_case(learnt, found, None, (), "generic-cpu", intervals, partial)[1] == "unjudged"
