@@ -12,6 +12,8 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
+from graph_examples import two_convolutions  # noqa: E402
+
 from conformance import wire  # noqa: E402
 from conformance.cli import OK, main  # noqa: E402
 from conformance.commands.graphs import inspected_lines  # noqa: E402
@@ -22,7 +24,6 @@ from conformance.hardware.isa import native_precisions  # noqa: E402
 from conformance.models import graphs  # noqa: E402
 from conformance.subject import convert_graph  # noqa: E402
 from conformance.subject.__main__ import MODULES  # noqa: E402
-from conformance.subject.freeze import write_graph  # noqa: E402
 from conformance.subject.inspect_graph import inspected  # noqa: E402
 
 pytestmark = pytest.mark.tensorflow
@@ -33,17 +34,7 @@ v1 = tf.compat.v1
 @pytest.fixture(scope="module")
 def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A frozen graph with two convolutions."""
-    rng = np.random.default_rng(0)
-    with tf.Graph().as_default() as graph:
-        x = v1.placeholder(tf.float32, [None, 32, 32, 3], name="input_tensor")
-        for inputs, outputs in ((3, 16), (16, 32)):
-            kernel = rng.normal(0, 0.1, (3, 3, inputs, outputs)).astype(np.float32)
-            x = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 2, "SAME"), np.zeros(outputs, np.float32)))
-        dense = rng.normal(0, 0.01, (32, 11)).astype(np.float32)
-        tf.nn.softmax(tf.matmul(tf.reduce_mean(x, [1, 2]), dense), name="softmax_tensor")
-    path = tmp_path_factory.mktemp("fp32") / "fp32.pb"
-    write_graph(graph.as_graph_def(), str(path))
-    return path
+    return two_convolutions(tmp_path_factory.mktemp("fp32") / "fp32.pb")
 
 
 def shards(place: Path, subset: str, count: int = 8) -> Path:

@@ -11,7 +11,7 @@ from launch_examples import xeon
 from report_examples import accuracy, header
 
 from conformance.errors import CannotRun, UsageError
-from conformance.fixtures.inference import Inference
+from conformance.fixtures.inference import require_native
 from conformance.fixtures.options import Options
 from conformance.fixtures.session import Session
 from conformance.fixtures.terminal import LETTERS, Tally, check_marker_expression, finish
@@ -231,7 +231,7 @@ def test_a_precision_that_the_cpu_lacks_is_not_run(
     state = session(tmp_path)
     state.host = msgspec.structs.replace(xeon(1, 2), flags=flags)
     with pytest.raises(CannotRun) as error:
-        Inference(state).require_native(precision)
+        require_native(state, precision)
     assert error.value.message == f"This CPU has no instructions for {precision}: it has none of {needed}."
     assert error.value.hint == "Run the case on a machine that has, or choose others with -m."
 
@@ -242,4 +242,4 @@ def test_a_precision_that_the_cpu_lacks_is_not_run(
 def test_a_precision_that_the_cpu_has_is_run(flags: tuple[str, ...], precision: str, tmp_path: Path) -> None:
     state = session(tmp_path)
     state.host = msgspec.structs.replace(xeon(1, 2), flags=flags)
-    Inference(state).require_native(precision)
+    require_native(state, precision)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conformance import wire
-from conformance.commands.parser import Parser, command, group, print_pairs
+from conformance.commands.parser import add_stack, command, group, print_pairs
 from conformance.errors import HarnessFault, UsageError
 
 if TYPE_CHECKING:
@@ -56,11 +56,6 @@ def add(subparsers: Subparsers) -> None:
     verify.add_argument("--dataset", choices=("imagenet", "digits"), default="imagenet", help=known)
     for parser in (imagenet, digits, subset, verify):
         add_stack(parser)
-
-
-def add_stack(parser: Parser) -> None:
-    about = "who does it: tox environment or path of a Python that has TensorFlow (default: this)"
-    parser.add_argument("--stack", metavar="NAME", default="", help=about)
 
 
 def imagenet_command(args: argparse.Namespace) -> None:

@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conformance.commands.parser import command, group, print_pairs
+from conformance.commands.parser import add_stack, command, group, print_pairs
 from conformance.errors import UsageError
 from conformance.fixtures import catalogue
 
 if TYPE_CHECKING:
-    from conformance.commands.parser import Parser, Subparsers
+    from conformance.commands.parser import Subparsers
 
 CONVERSION_IMAGES = 16  # on which fp32 and bf16 are compared
 
@@ -28,7 +28,7 @@ def add(subparsers: Subparsers) -> None:
     inspect = command(commands, "inspect", inspect_command, "print what a graph is, and which network by structure")
     inspect.add_argument("file", metavar="FILE", type=Path, help="a graph, or the name of one that was added")
     inspect.add_argument("--json", action="store_true", help="print it as JSON")
-    _add_stack(inspect)
+    add_stack(inspect)
 
     freeze = command(commands, "freeze", freeze_command, "make a frozen graph of a SavedModel or a checkpoint")
     about = "directory of a SavedModel, a checkpoint up to its .meta, or a .pb that is to be cut"
@@ -47,7 +47,7 @@ def add(subparsers: Subparsers) -> None:
         making.add_argument("--output", metavar="FILE", type=Path, required=True, help="the .pb to write")
         making.add_argument("--input-tensor", default="input_tensor", help="name of the graph's input")
         making.add_argument("--output-tensor", default="softmax_tensor", help="name of the graph's output")
-        _add_stack(making)
+        add_stack(making)
 
 
 def list_command(args: argparse.Namespace) -> None:
@@ -173,11 +173,6 @@ def _run(kind: str, arguments: dict[str, Any], stack: str) -> Any:
     from conformance.fixtures.jobs import run_job, terminal_line
 
     return run_job(kind, arguments, stack, terminal_line)
-
-
-def _add_stack(parser: Parser) -> None:
-    about = "where to run it: tox environment or path of a Python (default: this)"
-    parser.add_argument("--stack", default="", help=about)
 
 
 def _count(text: str) -> int:

@@ -50,6 +50,12 @@ def group(subparsers: Subparsers, name: str, about: str) -> Subparsers:
     return made.add_subparsers(metavar="COMMAND", required=True)
 
 
+def add_stack(parser: Parser) -> None:
+    """Let a command that starts a subject be told in which stack."""
+    about = "who does it: tox environment or path of a Python that has TensorFlow (default: this)"
+    parser.add_argument("--stack", metavar="NAME", default="", help=about)
+
+
 def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
     """Print two columns, the second wrapped under itself."""
     rows = list(pairs)

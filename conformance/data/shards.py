@@ -44,11 +44,6 @@ def digest_of(shards: Iterable[Tuple[str, str]]) -> str:
     return hashlib.sha256("".join(f"{name} {sha256}\n" for name, sha256 in shards).encode()).hexdigest()
 
 
-def holds_split(directory: str, subset: str) -> bool:
-    """Return whether there is any shard of a subset, complete or not."""
-    return any(_names(place, subset) for place in (directory, os.path.join(directory, subset)))
-
-
 def shard_name(subset: str, number: int, total: int) -> str:
     """Return the name of a shard: ``validation-00000-of-00128``."""
     return f"{subset}-{number:05d}-of-{total:05d}"

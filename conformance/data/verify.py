@@ -14,7 +14,7 @@ import tensorflow as tf
 from conformance.data import jpegs, manifest
 from conformance.data.imagenet import LABELS, Fields, fields, first_line, read_shard
 from conformance.data.parallel import Count, spread
-from conformance.data.shards import file_sha256, find_shards, holds_split
+from conformance.data.shards import file_sha256, find_shards, has_shards
 from conformance.wire import Refused
 
 SPLITS = ("train", "validation", "calibration")
@@ -80,7 +80,7 @@ def _tasks(directory: str, said: Optional[manifest.Manifest]) -> List[Task]:
                 manifest.check_size(directory, shard)
             find_shards(directory, name)
         return [Task(split, shard["name"], shard) for split in said.splits for shard in said.splits[split].shards]
-    splits = [split for split in SPLITS if holds_split(directory, split)]
+    splits = [split for split in SPLITS if has_shards(directory, split)]
     if not splits:
         find_shards(directory, "validation")  # which says what is there instead
     return [

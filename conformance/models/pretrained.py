@@ -21,10 +21,10 @@ def start_from(network: ResNet, checkpoint: str, with_head: bool) -> None:
             "%r is no checkpoint." % checkpoint, "Give the path of a checkpoint without .index, or its directory."
         ) from None
     saved = reader.get_variable_to_shape_map()
-    variables = _variables(network)
+    variables = by_name(network, "network")
     if not with_head:
         variables = {name: variable for name, variable in variables.items() if "dense" not in variable.name}
-    others = {name for name in saved if name.startswith("network/")} - set(_variables(network))
+    others = {name for name in saved if name.startswith("network/")} - set(by_name(network, "network"))
     for name in sorted(set(variables) | others):
         here = variables[name].shape.as_list() if name in variables else "not there"
         there = saved.get(name, "not there")
@@ -38,10 +38,7 @@ def start_from(network: ResNet, checkpoint: str, with_head: bool) -> None:
         variable.assign(reader.get_tensor(name))
 
 
-def _variables(network: ResNet) -> Dict[str, Any]:
-    """Return the variables by their names in a checkpoint, which are the attributes on the way to them."""
-    found = network._flatten(predicate=lambda x: isinstance(x, tf.Variable), with_path=True)
-    return {
-        "network/%s/.ATTRIBUTES/VARIABLE_VALUE" % "/".join(str(step) for step in path): variable
-        for path, variable in found
-    }
+def by_name(module: tf.Module, *above: str) -> Dict[str, Any]:
+    """Return the variables by their names in a checkpoint: the attributes on the way to them, below ``above``."""
+    found = module._flatten(predicate=lambda x: isinstance(x, tf.Variable), with_path=True)
+    return {"/".join(map(str, (*above, *path))) + "/.ATTRIBUTES/VARIABLE_VALUE": variable for path, variable in found}

@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Optional
 import tensorflow as tf
 
 from conformance.data import storage
+from conformance.models.pretrained import by_name
 from conformance.models.resnet import ResNet
 from conformance.wire import Refused, WrongAnswer
 
@@ -158,8 +159,7 @@ class Checkpoints:
         holder = tf.Module()
         for name, value in self._saved.items():
             setattr(holder, name, value)
-        found = holder._flatten(predicate=lambda x: isinstance(x, tf.Variable), with_path=True)
-        return {"/".join(map(str, path)) + "/.ATTRIBUTES/VARIABLE_VALUE": variable for path, variable in found}
+        return by_name(holder)
 
 
 def _is_variable(name: str) -> bool:
