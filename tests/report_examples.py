@@ -17,6 +17,8 @@ from conformance.records import (
     Noise,
     Record,
     Run,
+    Scaling,
+    ScalingPoint,
     Series,
 )
 
@@ -192,6 +194,29 @@ def speedup(precision: str, ratio: float) -> Record:
         intervals={"speedup_over_fp32": (ratio * 0.97, ratio * 1.03)},
         judgements=(judgement("speedup_over_fp32", "inside", text, ratio, "at least 1.500"),),
     )
+
+
+def scaled(precision: str = "bf16", kind: Any = "weak", predicted: bool = True, **changes: Any) -> Record:
+    """Return a training on two ranks, with what is predicted of eight where that is wanted."""
+
+    def point(ranks: int, efficiency: float, **more: Any) -> ScalingPoint:
+        speed = 80 * ranks * efficiency
+        return ScalingPoint(ranks=ranks, step_s=32 * ranks / speed, images_per_s=speed, efficiency=efficiency, **more)
+
+    scaling = Scaling(
+        kind=kind,
+        measured=(point(1, 1.0), point(2, 0.928, interval=(0.901, 0.955))),
+        predicted=(point(8, 0.799, bytes_per_host=17 * 1024**3, fits=False),) if predicted else (),
+        model="ring of a test" if predicted else "",
+        assumptions=("Nothing is in the way.", "Memory is cheap.") if predicted else (),
+    )
+    fields: dict[str, Any] = {
+        "mode": "training",
+        "metrics": {"global_images_per_s": 148.5, "scaling_efficiency": 0.928, "allreduce_share": 0.12},
+        "intervals": {"scaling_efficiency": (0.901, 0.955)},
+        "scaling": scaling,
+    }
+    return record(f"{precision}-training-{kind}", **{**fields, **changes})
 
 
 def not_run(case: str, reason: str) -> Record:

@@ -78,7 +78,7 @@ def test_a_sentence_tells_a_value_from_its_limit(value: float, text: str) -> Non
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_smallest_miss_of_any_metric_is_readable(metric: str) -> None:
-    limit = 2.0 if metric == "images" else 0.0123
+    limit = 2.0 if metric in ("images", "seeds") else 0.0123
     value = math.nextafter(limit, 0)
     found = judge(metric, value, [band(metric, at_least=limit)])
     assert found.verdict == "outside"
@@ -182,7 +182,8 @@ def test_a_busy_machine_leaves_an_accuracy_without_a_band_unjudged() -> None:
 def test_what_is_a_speed_is_written_down() -> None:
     steady = {name for name, metric in METRICS.items() if not metric.speed}
     learnt = {"final_loss", "loss_drop", "loss_trend_tau", "loss_trend_p", "top1_below_fp32", "resident_growth_bytes"}
-    assert steady == {"top1", "top5", "top1_of_fp32", "images", "native_share", "mcnemar_p", *learnt}
+    counted = {"images", "seeds", "weights_differ", "loss_off_one_rank", "mlperf_misses"}
+    assert steady == {"top1", "top5", "top1_of_fp32", "native_share", "mcnemar_p", *counted, *learnt}
 
 
 def test_a_reason_not_to_judge_comes_before_noise_and_band() -> None:

@@ -24,6 +24,12 @@ SHOWN = [
     ("loss_trend_tau", -0.8125, "-0.812"),
     ("training_images_per_s", 10.04, "10.0 images/s"),
     ("resident_growth_bytes", 1.25e7, "12.5 MB"),
+    ("global_images_per_s", 1234.56, "1,234.6 images/s"),
+    ("scaling_efficiency", 0.954, "95.4 %"),
+    ("allreduce_share", 0.031, "3.1 %"),
+    ("rank_skew", 0.02, "2.0 %"),
+    ("straggler_share", 0.5, "50.0 %"),
+    ("weights_differ", 2.0, "2"),
 ]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 from flip_examples import Data, answered
-from report_examples import full_run, header, second_run
+from report_examples import full_run, header, scaled, second_run
 
 from conformance.reports import write_report
 
@@ -91,7 +91,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     data, kept = Data(directory / "tfrecords", 60), directory / "run"
     wrong = {"fp32": [0, 1], "bf16": [0, 1], "int8": range(1, 50)}
     flipped = [answered(kept, data, precision, images) for precision, images in wrong.items()]
-    records = (*doubtful.records, long, *flipped)
+    records = (*doubtful.records, long, *flipped, scaled())
     runs = {
         "one": [full_run()],
         "two": [msgspec.structs.replace(doubtful, records=records, directory=str(kept)), second_run()],

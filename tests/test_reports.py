@@ -28,6 +28,7 @@ from report_examples import (
     large_run,
     not_run,
     record,
+    scaled,
     second_run,
     speed,
 )
@@ -42,6 +43,7 @@ from conformance.reports.details import shell_command
 from conformance.reports.entries import DETAILED, entries, row_labels
 from conformance.reports.frame import COLUMNS, csv_text, tidy
 from conformance.reports.page import page
+from conformance.reports.scaling import CASES, scaling
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = "<script>alert(1)</script>"
@@ -545,3 +547,101 @@ def test_a_single_step_is_drawn() -> None:
     run = run_of(msgspec.structs.replace(timed, series=(series,)))
     figures = speed_charts(entries([run]))
     assert "longest 10.000 ms, timed steps 1" in figures[-1].svg
+
+
+def scaling_chart(*records: Record) -> ET.Element:
+    section = scaling(entries([run_of(*records)]), False)
+    assert section is not None
+    return ET.fromstring(section.parts[0].figure.svg)
+
+
+def texts(root: ET.Element) -> list[str | None]:
+    return [element.text for element in root.iter() if element.tag.endswith("text")]
+
+
+def test_a_prediction_is_told_from_a_measurement_by_looks_and_words() -> None:
+    root = scaling_chart(scaled())
+    marks = {label: e for e in root.iter() if "rank" in (label := e.get("aria-label") or "") and e.tag.endswith("path")}
+    looks = {label: (mark.get("fill"), mark.get("stroke"), mark.get("d")) for label, mark in marks.items()}
+    full, hollow = looks["2 ranks: 92.8 %, interval 90.1 % to 95.5 %, measured"], looks["8 ranks: 79.9 %, predicted"]
+    assert full[:2] == ("var(--bf16)", "var(--bf16)")
+    assert hollow[:2] == (None, "var(--bf16)")
+    assert full[2] != hollow[2]
+    assert [e.get("stroke-dasharray") for e in root.iter() if e.get("stroke-dasharray")] == ["5,4"]
+    assert [text for text in texts(root) if text in ("measured", "predicted")] == ["measured", "predicted"]
+
+
+def test_without_a_prediction_nothing_is_dashed_hollow_or_said_to_be_predicted() -> None:
+    records = (scaled(predicted=False), scaled("fp32", "strong", predicted=False))
+    root = scaling_chart(*records)
+    assert "predicted" not in ET.tostring(root, encoding="unicode")
+    assert not [e for e in root.iter() if e.get("stroke-dasharray")]
+    text = Elements(page([run_of(*records)])).text
+    assert "predicted 8" not in text and "It assumes" not in text
+    assert "Weak scaling, bf16" in text and "Strong scaling, fp32" in text
+
+
+def test_a_prediction_without_a_measurement_is_drawn_and_nothing_at_all_is_not() -> None:
+    told = scaled().scaling
+    assert told is not None
+    alone, nothing = (msgspec.structs.replace(told, measured=(), predicted=p) for p in (told.predicted, ()))
+    said = scaling_chart(scaled(scaling=alone)).get("aria-label")
+    assert said == "Weak scaling, bf16. 8 ranks: 79.9 %, predicted"
+    assert scaling(entries([run_of(scaled(scaling=nothing, metrics={}))]), False) is None
+
+
+def test_a_prediction_stands_with_its_model_and_all_that_it_assumes() -> None:
+    text = Elements(page([run_of(scaled())])).text
+    assert "1 measured 100.0 % 80.0 images/s 400.000 ms" in text
+    assert "2 measured 92.8 % 90.1 % to 95.5 % 148.5 images/s" in text
+    assert "8 predicted 79.9 % 511.4 images/s 500.626 ms 17.0 GiB more than the host has" in text
+    assert (
+        "Predicted by the model of a ring of a test, not measured. It assumes: "
+        "Nothing is in the way. Memory is cheap." in text
+    )
+
+
+def test_why_nothing_is_predicted_is_told() -> None:
+    told = scaled().scaling
+    assert told is not None
+    text = Elements(page([run_of(scaled(scaling=msgspec.structs.replace(told, predicted=())))])).text
+    assert "Not predicted by the model of a ring of a test: Nothing is in the way. Memory is cheap." in text
+    assert "Predicted by" not in text
+
+
+@pytest.mark.parametrize(("fits", "said"), [(True, "17.0 GiB fits"), (None, "17.0 GiB the host's is not known")])
+def test_the_memory_of_a_host_is_held_against_what_it_has(fits: bool | None, said: str) -> None:
+    example = scaled().scaling
+    assert example is not None
+    predicted = (msgspec.structs.replace(example.predicted[0], fits=fits),)
+    changed = scaled(scaling=msgspec.structs.replace(example, predicted=predicted))
+    assert said in Elements(page([run_of(changed)])).text
+
+
+def test_what_keeps_ranks_from_more_has_a_table_with_or_without_a_chart() -> None:
+    text = Elements(page([run_of(scaled(scaling=None))])).text
+    assert "Training on several ranks, and what keeps them from more" in text
+    assert "148.5 images/s 92.8 % 90.1 % to 95.5 % 12.0 %" in text
+    assert "Weak scaling" not in text
+
+
+def test_a_chart_of_scaling_takes_its_colours_from_the_page() -> None:
+    root = scaling_chart(scaled())
+    drawn = {element.get(key) for element in root.iter() for key in ("fill", "stroke")} - {None}
+    assert all(re.fullmatch(r"var\(--\w+\)|currentColor|none|transparent", str(colour)) for colour in drawn)
+    assert not {"width", "height"} & set(root.attrib)
+
+
+def test_hostile_words_of_a_prediction_stay_text() -> None:
+    told = scaled().scaling
+    assert told is not None
+    html = page([run_of(scaled(scaling=msgspec.structs.replace(told, model=HOSTILE, assumptions=(HOSTILE,))))])
+    assert HOSTILE not in html
+    assert html.count("&lt;script&gt;") == 2
+
+
+def test_cases_beyond_those_that_are_drawn_are_told() -> None:
+    many = [msgspec.structs.replace(scaled(), case=f"bf16-training-{n}") for n in range(CASES + 1)]
+    section = scaling(entries([run_of(*many)]), False)
+    assert section is not None and len(section.parts) == CASES
+    assert section.note == f"The first {CASES} of {CASES + 1} cases are drawn."

@@ -137,6 +137,7 @@ _ALL = (
     Metric("compute_share", "time spent computing", "higher", percent, SHARE, speed=True),
     Metric("mcnemar_p", "exact McNemar p against fp32", "neither", share, SHARE),
     Metric("top1_below_fp32", "top-1 below that of training in fp32", "lower", share, SIGNED_SHARE),
+    Metric("seeds", "trainings, each of a seed of its own", "neither", count, (1.0, math.inf)),
     Metric("final_loss", "loss of the last step", "lower", share),
     Metric("loss_drop", "drop of the loss", "higher", percent, (-math.inf, 1.0)),
     Metric("loss_trend_tau", "trend of the loss (Kendall's tau)", "lower", ratio, SIGNED_SHARE),
@@ -145,6 +146,14 @@ _ALL = (
     Metric("step_p99_over_p50", "p99 of a step over its median", "lower", ratio, POSITIVE, speed=True),
     Metric("wait_share", "time spent waiting for images", "lower", percent, SHARE, speed=True),
     Metric("resident_growth_bytes", "growth of memory", "lower", megabytes),
+    Metric("global_images_per_s", "training, all ranks", "higher", images_per_s, POSITIVE, speed=True),
+    Metric("scaling_efficiency", "scaling efficiency", "higher", percent, POSITIVE, speed=True),
+    Metric("allreduce_share", "time of an allreduce, of a step's", "lower", percent, SHARE, speed=True),
+    Metric("rank_skew", "slowest less fastest rank, of the median", "lower", percent, speed=True),
+    Metric("straggler_share", "steps in which the same rank was the slowest", "lower", percent, SHARE, speed=True),
+    Metric("loss_off_one_rank", "loss off that of one rank with all images", "lower", share),
+    Metric("mlperf_misses", "rules of MLPerf that are missed", "lower", count),
+    Metric("weights_differ", "ranks with other weights than rank 0", "lower", count),
 )
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}

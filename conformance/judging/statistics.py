@@ -49,7 +49,7 @@ def summary(step_s: Sequence[float], batch_size: int) -> dict[str, float]:
     Percentiles are linear interpolations; of n steps, the p99 leans on the slowest n / 100.
     Raises SubjectFailed for a duration that is not a positive number.
     """
-    _all_positive("Step", step_s)
+    all_positive("Step", step_s)
     if not step_s:
         return {}
     mean, middle = fmean(step_s), percentile(step_s, 0.5)
@@ -136,6 +136,27 @@ def images_to_decide(b: int, c: int, n: int, limit: float) -> int | None:
     return most
 
 
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of 2 values or more, by Student's t."""
+    from scipy.special import stdtrit
+
+    centre, error = fmean(values), stdev(values) / math.sqrt(len(values))
+    half = float(stdtrit(len(values) - 1, 0.975)) * error
+    return centre - half, centre + half
+
+
+def runs_to_decide(runs: int, half: float, distance: float) -> int:
+    """Return how many runs would bring a mean's 95 % interval to less than ``distance`` on each side.
+
+    ``half`` is the half width of Student's interval of so many ``runs``, 2 or more; the answer is by the normal
+    approximation, as if the runs to come spread alike.
+    """
+    from scipy.special import stdtrit
+
+    deviation = half * math.sqrt(runs) / float(stdtrit(runs - 1, 0.975))
+    return max(runs + 1, math.ceil((NormalDist().inv_cdf(0.975) * deviation / distance) ** 2))
+
+
 def ratio_interval(numerators: Sequence[float], denominators: Sequence[float], seed: int = 0) -> Ratio:
     """Return the median of paired ratios and its 95 % interval.
 
@@ -144,7 +165,7 @@ def ratio_interval(numerators: Sequence[float], denominators: Sequence[float], s
     length, none at all, or a value that is not a positive number.
     """
     _same_length("measurements", numerators, denominators)
-    _all_positive("Measurement", [*numerators, *denominators])
+    all_positive("Measurement", [*numerators, *denominators])
     ratios = [one / other for one, other in zip(numerators, denominators, strict=True)]
     if not ratios:
         raise SubjectFailed("There are 0 pairs to compare; at least 1 is needed.", "See the subjects' logs.")
@@ -156,12 +177,8 @@ def ratio_interval(numerators: Sequence[float], denominators: Sequence[float], s
 
 
 def _student(ratios: Sequence[float]) -> tuple[float, float]:
-    from scipy.special import stdtrit
-
-    logs = [math.log(ratio) for ratio in ratios]
-    centre, error = fmean(logs), stdev(logs) / math.sqrt(len(logs))
-    half = float(stdtrit(len(logs) - 1, 0.975)) * error
-    return math.exp(centre - half), math.exp(centre + half)
+    low, high = mean_interval([math.log(ratio) for ratio in ratios])
+    return math.exp(low), math.exp(high)
 
 
 def _bootstrap(ratios: Sequence[float], seed: int) -> tuple[float, float]:
@@ -172,7 +189,7 @@ def _bootstrap(ratios: Sequence[float], seed: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _all_positive(what: str, values: Sequence[float]) -> None:
+def all_positive(what: str, values: Sequence[float]) -> None:
     for index, value in enumerate(values):
         if not (math.isfinite(value) and value > 0):
             raise SubjectFailed(

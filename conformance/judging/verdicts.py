@@ -12,11 +12,14 @@ import msgspec
 
 from conformance.cases import Band, Case, Mode
 from conformance.cases.metrics import METRICS, exact, telling
-from conformance.judging.statistics import images_to_decide
+from conformance.judging.statistics import images_to_decide, runs_to_decide
 from conformance.records import GRAVITY, Judgement, Noise, Verdict, worst
 
 SPEEDUP = "speedup_over_fp32"
+BY_INTERVAL = (SPEEDUP, "scaling_efficiency")
 PAIRED = "top1_of_fp32"
+BESIDE_FP32 = "top1_below_fp32"
+FEW_SEEDS = 3  # below it the spread of the seeds is hardly known
 
 # What a case of each mode is about: one of these is judged, or the first is told to be unjudged.
 MAIN: dict[Mode, tuple[str, ...]] = {
@@ -24,7 +27,7 @@ MAIN: dict[Mode, tuple[str, ...]] = {
     "throughput": ("throughput_images_per_s",),
     "latency": ("latency_p50_s", "latency_mean_s", "latency_p90_s", "latency_p95_s", "latency_p99_s"),
     "speedup": (SPEEDUP,),
-    "training": ("top1", "top5", "top1_below_fp32", "loss_trend_p", "loss_drop", "final_loss"),
+    "training": ("top1", "top5", BESIDE_FP32, "loss_trend_p", "loss_drop", "final_loss", "scaling_efficiency"),
 }
 
 
@@ -107,16 +110,20 @@ def judge_case(
 ) -> tuple[tuple[Judgement, ...], Verdict, str]:
     """Judge every metric that has a band, and the main one of the case's mode even without.
 
-    ``differences`` say where the machine is not of ``profile``: a speed is then unjudged. A speed-up
-    is decided by its interval in ``intervals``. Of a ``partial`` split, top-1 and top-5 are unjudged, and a
-    precision against fp32 is decided by the paired interval. ``unjudged`` gives metrics with the reason why no band
-    is for them. Returns the judgements, the gravest verdict, and
-    the sentences that decided it.
+    ``differences`` say where the machine is not of ``profile``: a speed is then unjudged. A speed-up or an
+    efficiency is decided by its interval in ``intervals``, and so is a training that misses its band beside fp32. Of a
+    ``partial`` split, top-1 and top-5 are unjudged, and a precision against fp32 is decided by the paired interval.
+    ``unjudged`` gives metrics with the reason why no band is for them, or why they were not measured. Returns the
+    judgements, the gravest verdict, and the sentences that decided it.
     """
     intervals, unjudged = intervals or {}, unjudged or {}
     differs = f"the machine differs from profile {profile!r}: {'; '.join(differences)}"
     judgements = []
     for metric in _judged_metrics(case):
+        if metric in unjudged and metric not in metrics:
+            text = f"{METRICS[metric].label} was not measured: unjudged, {unjudged[metric]}."
+            judgements.append(Judgement(metric=metric, verdict="unjudged", text=text))
+            continue
         judgement = judge(
             metric,
             metrics.get(metric),
@@ -127,10 +134,12 @@ def judge_case(
             else unjudged.get(metric) or _too_few(metric, partial, intervals),
             profile=profile,
         )
-        if metric == SPEEDUP and judgement.verdict in ("inside", "outside"):
-            judgement = _speedup_of(case, metrics[metric], intervals.get(metric), profile)
+        if metric in BY_INTERVAL and judgement.verdict in ("inside", "outside"):
+            judgement = _by_interval(case, metric, metrics[metric], intervals.get(metric), profile)
         if metric == PAIRED and partial and judgement.verdict in ("inside", "outside"):
             judgement = _paired(case, metrics, intervals[metric], partial, profile)
+        if metric == BESIDE_FP32 and judgement.verdict == "outside" and metric in intervals:
+            judgement = _beside_fp32(case, metrics, intervals[metric], profile)
         judgements.append(judgement)
     verdict = worst([judgement.verdict for judgement in judgements])
     deciding = [judgement.text for judgement in judgements if judgement.verdict == verdict]
@@ -169,15 +178,37 @@ def _paired(
     return min(judgements, key=lambda judgement: GRAVITY.index(judgement.verdict))
 
 
+def _beside_fp32(case: Case, metrics: Mapping[str, float], interval: tuple[float, float], profile: str) -> Judgement:
+    """Hold a training that misses a band beside fp32 against it by the interval: one that reaches it is unstable."""
+    value, seeds, show = metrics[BESIDE_FP32], round(metrics["seeds"]), METRICS[BESIDE_FP32].show
+    told = f"95 % interval {show(interval[0])} to {show(interval[1])}"
+    judgements = []
+    for band in applicable(case.band, BESIDE_FP32, profile):
+        margin = _margin(value, band)
+        if margin >= 0 or interval[1] < band.low or interval[0] > band.high:
+            judgements.append(_held_against(band, value, ()))
+            continue
+        if seeds < FEW_SEEDS:
+            more = f"give --repeats {FEW_SEEDS}"
+        else:
+            more = f"--repeats {runs_to_decide(seeds, (interval[1] - interval[0]) / 2, -margin):,} might do"
+        tried = f"{seeds} {'seed' if seeds == 1 else 'seeds'} of {METRICS['images'].show(metrics['images'])} images"
+        because = f"missed by {show(-margin)}, but {tried} cannot tell ({told}); {more}"
+        judgements.append(_decided(band, value, show, "unstable", because))
+    return min(judgements, key=lambda judgement: GRAVITY.index(judgement.verdict))
+
+
 def _judged_metrics(case: Case) -> tuple[str, ...]:
     banded = tuple(dict.fromkeys(band.metric for band in case.band))
     main = MAIN[case.mode]
     return banded if set(main) & set(banded) else (main[0], *banded)
 
 
-def _speedup_of(case: Case, ratio: float, interval: tuple[float, float] | None, profile: str) -> Judgement:
+def _by_interval(
+    case: Case, metric: str, ratio: float, interval: tuple[float, float] | None, profile: str
+) -> Judgement:
     low, high = interval or (None, None)
-    judgements = [judge_speedup(ratio, low, high, band) for band in applicable(case.band, SPEEDUP, profile)]
+    judgements = [judge_speedup(ratio, low, high, band) for band in applicable(case.band, metric, profile)]
     return min(judgements, key=lambda judgement: GRAVITY.index(judgement.verdict))
 
 

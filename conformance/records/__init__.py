@@ -32,7 +32,11 @@ class Judgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class Launched(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What was started: copyable, with the environment that the launch set or unset (None)."""
+    """What was started: copyable, with the environment that the launch set or unset (None).
+
+    ``ranks`` holds the logical CPUs that each rank may use; it is empty for a process by itself. Threads are a rank's.
+    ``hosts`` names the machine of each rank, where ranks were sent to machines by name.
+    """
 
     argv: tuple[str, ...]
     env: dict[str, str | None]
@@ -40,6 +44,8 @@ class Launched(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     memory_nodes: tuple[int, ...]
     inter_op_threads: int
     intra_op_threads: int
+    ranks: tuple[tuple[int, ...], ...] = ()
+    hosts: tuple[str, ...] = ()
 
 
 class Noise(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -72,6 +78,32 @@ class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     warmup_steps: int
     step_s: tuple[float, ...]
     steady: bool
+
+
+class ScalingPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How training goes on a number of ranks.
+
+    ``efficiency`` is the throughput as share of that of as many single ranks; it has an interval where it was measured
+    more than once. Memory is what all ranks of one host take; ``fits`` says whether the host has it, None if unknown.
+    """
+
+    ranks: int
+    step_s: float
+    images_per_s: float
+    efficiency: float
+    interval: tuple[float, float] | None = None
+    bytes_per_host: int | None = None
+    fits: bool | None = None
+
+
+class Scaling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How training scales: what was measured, and apart from it what a model predicts, with all that it assumes."""
+
+    kind: Literal["weak", "strong"]
+    measured: tuple[ScalingPoint, ...] = ()
+    predicted: tuple[ScalingPoint, ...] = ()
+    model: str = ""
+    assumptions: tuple[str, ...] = ()
 
 
 class Artefact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -108,6 +140,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     hardware_differences: tuple[str, ...] = ()
     noise: Noise | None = None
     kernels: tuple[Kernel, ...] = ()
+    scaling: Scaling | None = None
     inputs: dict[str, Artefact] = {}
     artefacts: dict[str, Artefact] = {}
     notes: tuple[str, ...] = ()

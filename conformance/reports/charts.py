@@ -103,13 +103,13 @@ def _value_row(metric: str, record: Record, name: str) -> _Row:
         "from": from_,
         "to": to,
         "text": text,
-        "colour": _colour(record.precision),
+        "colour": colour_of(record.precision),
         "fill": {"inside": 1.0, "unjudged": 0.4}.get(verdict, 0.0),
         "description": f"{name}: {shown(metric, value)}{interval}{band}, {verdict}",
     }
 
 
-def _colour(precision: str) -> str:
+def colour_of(precision: str) -> str:
     return f"var(--{precision})" if precision in PRECISIONS else "var(--other)"
 
 
@@ -208,7 +208,7 @@ def _duration_row(record: Record, name: str, drawn: int) -> _Row:
     said = f"median {milliseconds(at['p50'])}, p99 {milliseconds(at['p99'])}, longest {milliseconds(at['most'])}"
     return {
         "label": name,
-        "colour": _colour(record.precision),
+        "colour": colour_of(record.precision),
         **{key: 1000 * value for key, value in at.items()},
         "steps": (1000 * np.sort(step_s)[places]).tolist(),
         "description": f"{name}: {said}, timed steps {step_s.size:,}",
@@ -272,9 +272,15 @@ def _coloured(channel: str = "color") -> Any:
 
 
 def _figure(title: str, note: str, layers: Sequence[alt.Chart], rows: Sequence[_Row], total: int) -> Figure:
+    more = f" The first {len(rows)} of {total:,} are drawn." if len(rows) < total else ""
+    return figure(title, note + more, layers, [row["description"] for row in rows], alt.Step(_STEP))
+
+
+def figure(title: str, note: str, layers: Sequence[alt.Chart], said: Iterable[str], height: int | alt.Step) -> Figure:
+    """Return the layers as one chart in the looks of the page; ``said`` tells in words what they show."""
     chart = (
         alt.layer(*layers)
-        .properties(width=_WIDTH, height=alt.Step(_STEP), background="transparent", padding=_PADDING)
+        .properties(width=_WIDTH, height=height, background="transparent", padding=_PADDING)
         .properties(autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
         .configure_view(stroke=None)
         .configure_axis(
@@ -290,6 +296,4 @@ def _figure(title: str, note: str, layers: Sequence[alt.Chart], rows: Sequence[_
             ticks=False,
         )
     )
-    more = f" The first {len(rows)} of {total:,} are drawn." if len(rows) < total else ""
-    words = f"{title}. " + "; ".join(row["description"] for row in rows)
-    return Figure(title, note + more, svg(chart.to_dict(), words))
+    return Figure(title, note, svg(chart.to_dict(), f"{title}. {'; '.join(said)}"))

@@ -13,6 +13,7 @@ from conformance.reports import details, machine, tables
 from conformance.reports.charts import Figure, accuracy_charts, ceiling_charts, speed_charts, speedup_charts
 from conformance.reports.entries import DETAILED, Entry, counted_aloud, counts, entries
 from conformance.reports.flips import flips
+from conformance.reports.scaling import scaling
 
 
 class Tally(NamedTuple):
@@ -59,6 +60,7 @@ def _contents(runs: Sequence[Run]) -> dict[str, object]:
         "accuracy": _part(accuracy_charts, tables.accuracy_table, listed, several),
         "flips": flips(runs, listed),
         "training": tables.training_table(listed, several),
+        "scaling": scaling(listed, several),
         "speeds": _speeds(listed, several),
         "kernels": tables.kernel_table(listed, several),
         "noise": tables.noise_table(listed, several),

@@ -34,6 +34,14 @@ _TRAINING = {
     "wait_share": "Waiting",
     "resident_growth_bytes": "Memory",
 }
+_SCALING = {
+    "global_images_per_s": "All ranks",
+    "scaling_efficiency": "Efficiency",
+    "allreduce_share": "Allreduce",
+    "rank_skew": "Skew",
+    "straggler_share": "Straggler",
+    "weights_differ": "Other weights",
+}
 _SPEEDUP = {"speedup_over_fp32": "Speed-up"}
 _CEILING = {"achieved_flop_per_s": "Achieved", "ceiling_flop_per_s": "Ceiling", "ceiling_share": "Share"}
 
@@ -110,6 +118,11 @@ def training_table(chosen: Sequence[Entry], several: bool) -> Table | None:
     return _metric_table(
         "The loss of training, and how fast and how steadily its steps went", _TRAINING, trained, several
     )
+
+
+def scaling_table(chosen: Sequence[Entry], several: bool) -> Table | None:
+    trained = [entry for entry in chosen if entry.record.metrics.keys() & _SCALING.keys()]
+    return _metric_table("Training on several ranks, and what keeps them from more", _SCALING, trained, several)
 
 
 def speed_table(chosen: Sequence[Entry], several: bool) -> Table | None:
