@@ -13,7 +13,7 @@ import pytest
 from conformance.cases import Case, load_cases
 from conformance.errors import ConformanceError, HarnessFault
 from conformance.fixtures import terminal
-from conformance.fixtures.options import OPTIONS, destination, parsed
+from conformance.fixtures.options import OPTIONS, check_ranks, check_repeats, destination, parsed
 from conformance.fixtures.session import SESSION, Session
 from conformance.records.run_file import run_name
 
@@ -122,9 +122,12 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     """Give a case that cannot be measured its record and its one sentence, without a traceback."""
-    if case_of(pyfuncitem) is None:
+    case = case_of(pyfuncitem)
+    if case is None:
         return (yield)
     try:
+        check_repeats(pyfuncitem.config.stash[SESSION].options, case.mode)
+        check_ranks(pyfuncitem.config.stash[SESSION].options, case)
         return (yield)
     except ConformanceError as error:
         stopped = error

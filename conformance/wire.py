@@ -32,6 +32,7 @@ STARTED = "started"  # TensorFlow is imported; versions, threads, plugins
 PHASE = "phase"  # what begins now, in a word or two
 PROGRESS = "progress"  # done, total, unit, note
 ALIVE = "alive"  # heartbeat
+LEFT = "left"  # the ranks that go on without the others, by the numbers they were started with, the first one first
 RESULT = "result"  # the measurement; the last event of a job that succeeded
 FAILED = "failed"  # message and hint; the last event of a job that did not
 
@@ -58,6 +59,10 @@ class Refused(Exception):
 
 class WrongAnswer(Refused):
     """What a graph under test answers cannot be right: it failed, and nobody's input was wrong."""
+
+
+class Consequence(WrongAnswer):
+    """A rank ends because another one did, which tells why."""
 
 
 def write_job(job: Job, path: str) -> None:

@@ -114,7 +114,7 @@ PUBLISHED = '\n[[case.published]]\nmetric = "{}"\nvalue = {}\nmachine = "8280"\n
     [
         ("latency_mean_s", "0.0", "Value 0.0 of 'latency_mean_s' is not above 0."),
         ("top1", "76.4", "Value 76.4 of 'top1' is not 0 to 1."),
-        ("speed", "1.0", f"Unknown metric 'speed' (did you mean 'spread'?); known: {KNOWN}."),
+        ("speed", "1.0", f"Unknown metric 'speed' (did you mean 'seeds'?); known: {KNOWN}."),
     ],
 )
 def test_a_wrong_published_figure_is_told(tmp_path: Path, metric: str, value: str, told: str) -> None:

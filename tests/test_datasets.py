@@ -105,3 +105,33 @@ def test_images_are_counted_where_a_manifest_counts_them(bare: Path, said: Path)
     assert (split_images(said, "validation"), split_images(said, "train")) == (6, None)
     (said / "dataset.json").unlink()
     assert split_images(bare, "validation") is None and read_manifest(bare) is None
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    names = ("train/n02/b.JPEG", "train/n01/c.JPEG", "train/n01/a.JPEG", "train/n01/.hidden", "val/n01/v.JPEG")
+    for number, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(number))
+    return tmp_path
+
+
+def test_images_in_class_folders_are_counted(tree: Path) -> None:
+    assert (split_images(tree, "train"), split_images(tree, "validation")) == (3, 1)
+    (tree / "val").rename(tree / "validation")
+    assert split_images(tree, "validation") == 1
+    (tree / "train" / "train-00000-of-00001").write_bytes(b"not in a class folder")
+    assert split_images(tree, "train") == 3 and split_images(tree, "calibration") is None
+
+
+def test_the_digest_of_a_tree_is_of_paths_and_sizes_and_says_so(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digests, "_digest_of", lambda *_: pytest.fail("was read"))
+    artefact = split_artefact(tree, "train")
+    digest = hashlib.sha256(b"n01/a.JPEG 2\nn01/c.JPEG 1\nn02/b.JPEG 0\n").hexdigest()
+    assert (artefact.sha256, artefact.bytes) == (f"paths-and-sizes:{digest}", 3)
+    (tree / "train/n01/a.JPEG").write_bytes(b"!!")  # other bytes, the same size
+    assert split_artefact(tree, "train") == artefact
+    (tree / "train/n01/a.JPEG").write_bytes(b"!!!")
+    longer = split_artefact(tree, "train").sha256
+    (tree / "train/n01/a.JPEG").rename(tree / "train/n02/a.JPEG")
+    assert len({artefact.sha256, longer, split_artefact(tree, "train").sha256}) == 3

@@ -139,7 +139,7 @@ def test_work_follows_from_the_shape_of_the_problem(problem: str, flop: int) -> 
 def test_a_line_that_tells_nothing_is_passed_over(garbage: str) -> None:
     recorded = lines("3.2")
     mixed = [line for pair in zip([garbage] * len(recorded), recorded, strict=True) for line in pair]
-    assert onednn.parse(mixed) == onednn.parse(recorded)
+    assert onednn.parse(mixed)._replace(timed=()) == onednn.parse(recorded)._replace(timed=())
 
 
 @pytest.mark.parametrize("prefix", ["onednn_verbose,graph,exec,cpu,", "onednn_verbose,v1,graph,exec,cpu,"])
@@ -193,3 +193,57 @@ def test_f32_that_is_rounded_to_bf16_in_the_multiplier_is_not_fp32() -> None:
     work = onednn.parse([HEADER_3_7, line]).work
     assert [item.data_type for item in work] == ["f32:f32 as bf16"]
     assert onednn.native_share(work, "fp32") == 0.0
+
+
+BF16_LINE = (
+    "onednn_verbose,v1,primitive,exec,cpu,{kind},{name},backward,{tensors},attr-scratchpad:user,"
+    "alg:convolution_direct,mb1_ic2oc2_oh1_ow1,{ms}"
+)
+
+
+def timed(kind: str, name: str, tensors: str, ms: str = "2") -> tuple[onednn.Timed, ...]:
+    return onednn.parse([HEADER_3_7, BF16_LINE.format(kind=kind, name=name, tensors=tensors, ms=ms)]).timed
+
+
+@BOTH
+def test_every_primitive_is_timed_by_onednn_itself(name: str) -> None:
+    found = onednn.parse(lines(name)).timed
+    assert len(found) == sum(",exec," in line for line in lines(name))
+    assert sum(item.primitive == "convolution" for item in found) == 53
+    assert all(item.ms > 0 and item.types for item in found)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "tensors", "fell"),
+    [
+        ("convolution", "brgconv:avx512_core_bf16", "src:bf16::blocked:a::f0 wei:bf16::blocked:a::f0", None),
+        ("reorder", "jit:uni", "src:f32::blocked:a::f0 dst:bf16::blocked:a::f0", None),
+        ("batch_normalization", "bnorm:avx512_core_bf16", "data:bf16::blocked:a::f0 diff:undef::undef:::", None),
+        ("batch_normalization", "bnorm:avx512_core_bf16", "data_f32::blocked:a::f0 diff_f32::blocked:a::f0", "f32"),
+        ("convolution", "gemm:ref", "src:bf16::blocked:a::f0 wei:bf16::blocked:a::f0", "bf16"),
+        ("convolution", "jit_bf16:avx512_core", "src:bf16::blocked:a::f0 wei:bf16::blocked:a::f0", "bf16"),
+        ("convolution", "brg_conv_bwd:avx512_core_amx", "diff_src:bf16::blocked:a::f0 wei:bf16::blocked:a::f0", None),
+        ("matmul", "brg:avx512_core", "src:f32:a:blocked:ab::f0 wei:f32:a:blocked:ab::f0", "f32"),
+    ],
+)
+def test_what_ran_without_bf16_is_named_with_its_share_of_the_step(
+    kind: str, name: str, tensors: str, fell: str | None
+) -> None:
+    rows = [{"primitive": kind, "data_type": fell, "name": name, "step_share": 0.25}]
+    assert onednn.fallbacks(timed(kind, name, tensors), "bf16", 8.0) == (rows if fell else [])
+
+
+def test_what_fell_back_is_summed_by_kernel_and_the_longest_comes_first() -> None:
+    tensors = "src:f32::blocked:a::f0 dst:f32::blocked:a::f0"
+    work = timed("pooling", "jit:uni", tensors) + 2 * timed("eltwise", "jit:uni", tensors)
+    found = [(row["primitive"], row["step_share"]) for row in onednn.fallbacks(work, "bf16", 10.0)]
+    assert found == [("eltwise", 0.4), ("pooling", 0.2)]
+
+
+def test_an_fp32_step_of_plain_avx512_kernels_fell_back_in_nothing() -> None:
+    assert onednn.fallbacks(timed("matmul", "brg:avx512_core", "src:f32::blocked:a::f0"), "fp32", 10.0) == []
+
+
+@pytest.mark.parametrize("ms", ["", "0.1onednn_verbose"])
+def test_a_line_with_no_time_is_of_no_primitive(ms: str) -> None:
+    assert timed("pooling", "jit:uni", "src:f32::blocked:a::f0", ms) == ()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conformance.errors import UsageError
-from conformance.fixtures.options import OPTIONS, Options, parsed
+from conformance.fixtures.options import OPTIONS, Options, check_repeats, parsed
 from conformance.plugin import pytest_addoption
 
 
@@ -40,13 +40,21 @@ EFFECTS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--batch-size", "7"), {"batch_size": 7}),
     (("--warmup-steps", "3"), {"warmup_steps": 3}),
     (("--steps=5",), {"steps": 5}),
+    (("--repeats", "3"), {"repeats": 3}),
     (("--train-epochs", "3"), {"train_epochs": 3}),
     (("--epochs-between-evals", "4"), {"epochs_between_evals": 4}),
     (("--max-train-steps", "100"), {"max_train_steps": 100}),
     (("--stop-threshold", "0.759"), {"stop_threshold": 0.759}),
+    (("--train-offset", "2"), {"train_offset": 2}),
     (("--train-seed", "7"), {"train_seed": 7}),
     (("--max-cpus", "16"), {"max_cpus": 16}),
     (("--model-dir", "checkpoints"), {"model_dir": "checkpoints"}),
+    (("--checkpoint-steps", "0", "--model-dir", "kept"), {"checkpoint_steps": 0, "model_dir": "kept"}),
+    (("--pretrained-checkpoint", "kept"), {"pretrained_checkpoint": "kept"}),
+    (("--fine-tune", "--pretrained-checkpoint", "kept"), {"fine_tune": True, "pretrained_checkpoint": "kept"}),
+    (("--eval-only", "--model-dir", "kept", "--repeats=2"), {"eval_only": True, "model_dir": "kept", "repeats": 2}),
+    (("--eval-only", "--pretrained-checkpoint", "kept"), {"eval_only": True, "pretrained_checkpoint": "kept"}),
+    (("--export-saved-model",), {"export_saved_model": True}),
     (("--tensorboard",), {"tensorboard": True}),
     (("--profile-steps", "5,8"), {"profile_steps": (5, 8)}),
     (("--num-inter-threads", "2"), {"num_inter_threads": 2}),
@@ -54,6 +62,16 @@ EFFECTS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--num-cores", "14"), {"num_cores": 14}),
     (("--socket-id", "0"), {"socket_id": 0}),
     (("--num-instances", "4"), {"num_instances": 4}),
+    (("--mpi-num-processes=2",), {"mpi_num_processes": 2}),
+    (("--mpi-num-processes-per-socket", "4"), {"mpi_num_processes_per_socket": 4}),
+    (("--launcher", "horovodrun"), {"launcher": "horovodrun"}),
+    (("--hosts", "h1:8,h2:8"), {"hosts": "h1:8,h2:8"}),
+    (("--network-interface", "eth0"), {"network_interface": "eth0"}),
+    (("--ssh-port", "3022"), {"ssh_port": 3022}),
+    (("--oversubscribe",), {"oversubscribe": True}),
+    (("--elastic",), {"elastic": True}),
+    (("--reserve-cores", "0"), {"reserve_cores": 0}),
+    (("--scaling", "strong"), {"scaling": "strong"}),
     (("--disable-tcmalloc", "True"), {"tcmalloc": False}),
     (("--disable-tcmalloc=False",), {"tcmalloc": True}),
     (("--output-dir", "out"), {"output_dir": "out"}),
@@ -92,6 +110,9 @@ STEPS = "give the first and the last step, such as 5,8"
         (("--steps", "-1"), f"argument --steps: '-1' is not allowed; {WHOLE}"),
         (("--warmup-steps", "0"), f"argument --warmup-steps: '0' is not allowed; {WHOLE}"),
         (("--max-train-steps", "0"), f"argument --max-train-steps: '0' is not allowed; {WHOLE}"),
+        (("--repeats", "0"), f"argument --repeats: '0' is not allowed; {WHOLE}"),
+        (("--train-offset", "0"), f"argument --train-offset: '0' is not allowed; {WHOLE}"),
+        (("--checkpoint-steps", "-1"), "--checkpoint-steps: '-1' is not allowed; give a whole number, 0 or more"),
         (("--stop-threshold", "75.9"), f"argument --stop-threshold: '75.9' is not allowed; {SHARE}"),
         (("--stop-threshold", "nan"), f"argument --stop-threshold: 'nan' is not allowed; {SHARE}"),
         (("--stop-threshold", "high"), f"argument --stop-threshold: 'high' is not allowed; {SHARE}"),
@@ -100,6 +121,9 @@ STEPS = "give the first and the last step, such as 5,8"
         (("--num-inter-threads", "0"), f"argument --num-inter-threads: '0' is not allowed; {WHOLE}"),
         (("--num-intra-threads", "0"), f"argument --num-intra-threads: '0' is not allowed; {WHOLE}"),
         (("--num-cores", "0"), f"argument --num-cores: '0' is not allowed; {WHOLE}"),
+        (("--mpi-num-processes", "0"), f"argument --mpi-num-processes: '0' is not allowed; {WHOLE}"),
+        (("--reserve-cores", "-1"), "argument --reserve-cores: '-1' is not allowed; give a whole number, 0 or more"),
+        (("--launcher", "ssh"), "argument --launcher: invalid choice: 'ssh' (choose from mpirun, horovodrun, srun)"),
         (("--num-instances", "0"), f"argument --num-instances: '0' is not allowed; {WHOLE}"),
         (("--socket-id", "-1"), "argument --socket-id: '-1' is not allowed; give a socket's number, 0 or more"),
         (("--socket-id", "one"), "argument --socket-id: 'one' is not allowed; give a socket's number, 0 or more"),
@@ -113,7 +137,62 @@ def test_a_value_that_is_not_allowed_is_refused(
     with pytest.raises((pytest.UsageError, SystemExit)) as error:
         Values(*argv)
     told = (str(error.value) + capsys.readouterr().err).replace("'refuse', 'run'", "refuse, run")
+    told = told.replace("'mpirun', 'horovodrun', 'srun'", "mpirun, horovodrun, srun")
     assert sentence in told.replace("'True', 'False'", "True, False")
+
+
+KEPT = ("--pretrained-checkpoint", "kept")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message", "hint"),
+    [
+        (("--eval-only",), "--eval-only judges a checkpoint, and none was given.", "--model-dir of an earlier run."),
+        (
+            ("--eval-only", *KEPT, "--max-train-steps", "3"),
+            "--eval-only trains nothing, and --max-train-steps says how to train.",
+            "Leave out --max-train-steps.",
+        ),
+        (
+            ("--eval-only", *KEPT, "--fine-tune"),
+            "--eval-only trains nothing, and --fine-tune says how to train.",
+            "Leave out --fine-tune.",
+        ),
+        (
+            ("--eval-only", *KEPT, "--stop-threshold", "0"),
+            "--eval-only trains nothing, and --stop-threshold says how to train.",
+            "Leave out --stop-threshold.",
+        ),
+        (
+            ("--eval-only", *KEPT, "--repeats", "3"),
+            "--eval-only would judge one checkpoint 3 times.",
+            "Leave out --repeats.",
+        ),
+        (
+            ("--fine-tune",),
+            "--fine-tune trains the head only, and nothing pretrained is below it.",
+            "Give --pretrained-checkpoint PATH.",
+        ),
+        (
+            ("--checkpoint-steps", "0"),
+            "--checkpoint-steps 0 has no directory to write to.",
+            "Give --model-dir DIRECTORY.",
+        ),
+    ],
+)
+def test_options_of_training_that_contradict_each_other_are_refused(
+    argv: tuple[str, ...], message: str, hint: str
+) -> None:
+    with pytest.raises(UsageError) as error:
+        parsed(Values(*argv))
+    assert error.value.message == message and error.value.hint.endswith(hint)
+
+
+def test_only_a_training_is_repeated() -> None:
+    check_repeats(Options(repeats=2), "training")
+    check_repeats(Options(), "latency")
+    with pytest.raises(UsageError, match="--repeats is for training; latency would be the same 2 times"):
+        check_repeats(Options(repeats=2), "latency")
 
 
 GRAPH_HINT = "Write --in-graph int8=PATH, or --in-graph PATH."

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from conformance.models.schedules import DECAYS, HABANA, INTEL, Schedule, plan, rate, schedule
+from conformance.schedules import DECAYS, HABANA, INTEL, Schedule, plan, rate, schedule
 from conformance.wire import Refused
 
 IMAGES = 1281167

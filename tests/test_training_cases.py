@@ -8,15 +8,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from conformance.cases import Case, load_cases
+from conformance import schedules
+from conformance.cases import Band, Case, load_cases
 from conformance.cases.training import Recipe, Schedule
 from conformance.errors import CannotRun, UsageError
 from conformance.fixtures.options import Options
+from conformance.fixtures.repeats import OF_THE_SERIES
 from conformance.fixtures.session import Session
-from conformance.fixtures.sizes import training_sizes
-from conformance.fixtures.training import LEARNT, OF_THE_SERIES, Training, unjudged
+from conformance.fixtures.sizes import check_course, training_sizes
+from conformance.fixtures.training import LEARNT, Training, unjudged
 from conformance.hardware.profile import Drive, Machine, Profile
-from conformance.models import schedules
 
 ROOT = Path(__file__).parents[1]
 CASES = [case for path in sorted((ROOT / "suites/training").glob("*.toml")) for case in load_cases(path)]
@@ -150,6 +151,15 @@ def test_a_profile_makes_a_batch_of_synthetic_images_smaller_and_keeps_the_steps
     assert training_sizes(SYNTHETIC, profile(), Options(), None).train_images == 64 * 120
 
 
+def test_synthetic_images_have_the_rates_of_the_row_and_real_ones_those_of_their_batch(tmp_path: Path) -> None:
+    def peak(case: Case, images: int | None, batch_size: int) -> float:
+        a = task_arguments(state(tmp_path, batch_size=batch_size), case, tmp_path if images else None, images)
+        return schedules.plan(schedules.schedule(a["schedule"]), a["batch_size"], a["train_images"]).peak
+
+    assert [peak(SYNTHETIC, None, size) for size in (64, 4)] == pytest.approx([0.025, 0.025])
+    assert [peak(DIGITS, 1433, size) for size in (64, 4)] == pytest.approx([0.025, 0.0015625])
+
+
 def test_the_batch_of_real_images_belongs_to_the_recipe() -> None:
     assert training_sizes(DIGITS, profile(train_batch_size=4), Options(), 1433).batch_size == 64
     assert training_sizes(DIGITS, profile(train_batch_size=4), Options(batch_size=8), 1433).batch_size == 8
@@ -178,12 +188,70 @@ def test_a_run_on_other_images_or_resumed_or_shortened_is_not_held_to_bands_that
     whole = training_sizes(DIGITS, profile(), Options(), 1433)
     shorter = training_sizes(DIGITS, profile(), Options(train_epochs=2), 1433)
     imagenet = msgspec.structs.replace(DIGITS, dataset="imagenet")
-    assert unjudged(DIGITS, whole, 0) == {}
-    assert set(unjudged(DIGITS, shorter, 0)) == set(LEARNT) and set(unjudged(DIGITS, whole, 60)) == set(OF_THE_SERIES)
-    assert "those before step 60 are of the run that was resumed" in unjudged(DIGITS, whole, 60)["loss_drop"]
+    none = Options()
+    assert unjudged(DIGITS, whole, 0, none) == {}
+    assert set(unjudged(DIGITS, shorter, 0, none)) == set(LEARNT)
+    resumed = unjudged(DIGITS, whole, 60, none)
+    assert set(resumed) == set(OF_THE_SERIES)
+    assert "those before step 60 are of the run that was resumed" in resumed["loss_drop"]
     told = "its band is for 1,281,167 training images, and these are 1,433"
-    assert unjudged(imagenet, whole, 0)["top1"] == told
-    assert unjudged(imagenet, training_sizes(imagenet, profile(), Options(), 1_281_167), 0) == {}
+    assert unjudged(imagenet, whole, 0, none)["top1"] == told
+    assert unjudged(imagenet, training_sizes(imagenet, profile(), none, 1_281_167), 0, none) == {}
+
+
+def test_a_pretrained_start_is_not_held_to_what_seeded_weights_learn_unless_the_row_is_about_that() -> None:
+    options = Options(pretrained_checkpoint="kept", fine_tune=True)
+    whole = training_sizes(DIGITS, profile(), options, 1433)
+    found = unjudged(DIGITS, whole, 0, options)
+    assert set(found) == set(LEARNT)
+    assert found["top1"] == "its band is for training from seeded weights, and --pretrained-checkpoint was given"
+    tuned = msgspec.structs.replace(DIGITS, training=msgspec.structs.replace(RECIPE, fine_tune=True))
+    assert unjudged(tuned, whole, 0, options) == {}
+
+
+def test_a_checkpoint_that_is_only_evaluated_is_held_to_accuracy_and_to_nothing_else() -> None:
+    options = Options(eval_only=True, model_dir="kept")
+    bands = tuple(Band(metric=m, at_least=0.1, source="a README") for m in ("top1", "loss_drop", "native_share"))
+    row = msgspec.structs.replace(DIGITS, band=bands)
+    whole = training_sizes(row, profile(), options, 1433)
+    found = unjudged(row, whole, 440, options)
+    assert found == dict.fromkeys(("loss_drop", "native_share"), "--eval-only judges a checkpoint and trains nothing")
+    early = unjudged(row, whole, 439, options)["top1"]
+    assert early == "its band is for training of 440 steps, and the checkpoint is that of step 439"
+    assert "top1" not in unjudged(row, whole, 0, Options(eval_only=True, pretrained_checkpoint="kept"))
+
+
+@pytest.mark.parametrize(
+    ("row", "images", "options", "told"),
+    [
+        (DIGITS, 1433, {"epochs_between_evals": 21}, "--epochs-between-evals 21 is more than the 20 epochs of 'row'."),
+        (DIGITS, 1433, {"epochs_between_evals": 3, "train_epochs": 2}, "is more than the 2 epochs of 'row'."),
+        (DIGITS, 1433, {"profile_steps": (5, 440)}, "--profile-steps 5,440 is beyond step 439, which is the last of"),
+        (SYNTHETIC, None, {"profile_steps": (119, 120)}, "--profile-steps 119,120 is beyond step 119"),
+        (SYNTHETIC, None, {"profile_steps": (5, 8), "max_train_steps": 8}, "--profile-steps 5,8 is beyond step 7"),
+    ],
+)
+def test_what_comes_after_the_end_of_a_training_is_refused(
+    row: Case, images: int | None, options: dict[str, Any], told: str
+) -> None:
+    given = Options(**options)
+    with pytest.raises(UsageError, match=told):
+        check_course(row, given, training_sizes(row, profile(), given, images))
+
+
+@pytest.mark.parametrize(
+    ("row", "images", "options"),
+    [
+        (DIGITS, 1433, {"epochs_between_evals": 20, "profile_steps": (439, 439)}),
+        (DIGITS, 1433, {"profile_steps": (440, 461), "train_offset": 1}),
+        (SYNTHETIC, None, {"epochs_between_evals": 5}),
+    ],
+)
+def test_the_last_step_and_the_last_epoch_are_not_beyond_the_end(
+    row: Case, images: int | None, options: dict[str, Any]
+) -> None:
+    given = Options(**options)
+    check_course(row, given, training_sizes(row, profile(), given, images))
 
 
 def state(tmp_path: Path, **options: Any) -> Session:
@@ -192,18 +260,34 @@ def state(tmp_path: Path, **options: Any) -> Session:
 
 def task_arguments(session: Session, case: Case, data: Path | None, images: int | None) -> dict[str, Any]:
     chosen = training_sizes(case, session.chosen.profile, session.options, images)
-    return Training(session).task(case, case.precision, case.id, data, chosen).arguments
+    return Training(session).task(case, case.precision, case.id, data, chosen, seed=7).arguments
 
 
 def test_a_job_carries_the_recipe_and_the_options(tmp_path: Path) -> None:
-    asked = {"model_dir": str(tmp_path / "kept"), "train_seed": 7, "stop_threshold": 0.5, "profile_steps": (5, 8)}
+    asked = {"model_dir": str(tmp_path / "kept"), "stop_threshold": 0.5, "profile_steps": (5, 8), "train_offset": 2}
     a = task_arguments(state(tmp_path, **asked, train_epochs=3, max_cpus=2), DIGITS, tmp_path, 1433)
+    assert (a["train_offset"], a["checkpoint_steps"], a["eval_only"], a["export_saved_model"]) == (2, None, False, None)
     assert (a["network"], a["classes"], a["image_size"], a["dataset"]) == ("resnet50_v1_5", 11, 32, "digits")
     assert (a["epochs"], a["seed"], a["stop_threshold"], a["max_cpus"]) == (3, 7, 0.5, 2)
     assert (a["model_dir"], a["resume"]) == (str(tmp_path / "kept" / "row"), True)
     assert a["schedule"]["epochs"] == 20 and a["schedule"]["decay"] == "cosine"
     assert a["profile_steps"] == (5, 8) and a["tensorboard"].endswith("row-tensorboard")
     assert a["export_graph"].endswith("artefacts/row.pb")
+
+
+def test_a_job_carries_what_it_starts_from_and_what_it_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the subject works elsewhere: a path of the user's is from here
+    asked = {"pretrained_checkpoint": "kept", "fine_tune": True, "export_saved_model": True, "checkpoint_steps": 0}
+    a = task_arguments(state(tmp_path, model_dir="more", **asked), DIGITS, tmp_path, 1433)
+    assert (a["pretrained"], a["fine_tune"], a["checkpoint_steps"]) == (str(tmp_path / "kept"), True, 0)
+    assert a["export_saved_model"].endswith("artefacts/row-saved-model")
+    plain = task_arguments(state(tmp_path), DIGITS, tmp_path, 1433)
+    assert (plain["pretrained"], plain["fine_tune"], plain["export_saved_model"]) == (None, False, None)
+
+
+def test_synthetic_images_have_nothing_to_evaluate(tmp_path: Path) -> None:
+    with pytest.raises(CannotRun, match="Synthetic images have no validation split, which --eval-only judges"):
+        Training(state(tmp_path, eval_only=True, model_dir=str(tmp_path))).run(SYNTHETIC)
 
 
 def test_synthetic_images_come_without_a_directory_and_leave_no_graph(tmp_path: Path) -> None:

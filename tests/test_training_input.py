@@ -90,6 +90,30 @@ def test_a_split_with_fewer_images_than_told_is_refused(shards: list[str]) -> No
     assert "conformance data verify" in caught.value.hint
 
 
+@pytest.mark.parametrize(("layout", "boxes"), [("", 2), ("", 0), ("train", None)])
+def test_the_records_of_intel_with_boxes_and_those_of_habana_without_parse_alike(
+    layout: str, boxes: int | None, tmp_path: Path
+) -> None:
+    jpegs = [tf.io.encode_jpeg(np.full((32, 32, 3), shade, np.uint8)).numpy() for shade in (40, 200)]
+    (tmp_path / layout).mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(tmp_path / layout / "train-00000-of-00001")) as writer:
+        for label, jpeg in enumerate(jpegs, 3):
+            example = tf.train.Example.FromString(imagenet.example(jpeg, 32, 32, label, b"n01440764", b"a.JPEG"))
+            if boxes is not None:  # as in IntelAI/models, whose images have any number of them
+                feature = example.features.feature
+                feature["image/class/text"].bytes_list.value.append(b"a fish")
+                for side in ("xmin", "xmax", "ymin", "ymax"):
+                    feature["image/object/bbox/" + side].float_list.value.extend([0.5] * boxes)
+                feature["image/object/bbox/label"].int64_list.value.extend([label] * boxes)
+            writer.write(example.SerializeToString())
+    found = find_shards(str(tmp_path), "train")
+    seen = {label: digits_eval(jpeg).numpy().tobytes() for label, jpeg in enumerate(jpegs, 3)}
+    given = {"epoch_images": 2, "batch_size": 1, "image_size": 32, "crop": "whole"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(CROPS, "whole", lambda encoded, seed, size: digits_eval(encoded))
+        assert {label: pixels for pixels, (label,) in take(split(found, **given), 2)} == seen
+
+
 @pytest.mark.parametrize(
     ("encoded", "label", "message"),
     [

@@ -16,6 +16,7 @@ from conformance.tables import read_table
 Precision = Literal["fp32", "bf16", "int8"]
 Mode = Literal["accuracy", "throughput", "latency", "speedup", "training"]
 Dataset = Literal["dummy", "synthetic", "digits", "imagenet"]
+Launcher = Literal["mpirun", "horovodrun", "srun"]
 
 
 class Band(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -84,7 +85,10 @@ class Published(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One claim: a documented run and the bands that its metrics must lie in."""
+    """One claim: a documented run and the bands that its metrics must lie in.
+
+    A case with a ``world_size`` is trained by so many ranks; what else is said of ranks, and threads, belongs to it.
+    """
 
     id: str
     model: Literal["resnet50_v1_5", "resnext101_32x4d"]
@@ -96,6 +100,12 @@ class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     warmup_steps: Positive | None = None
     steps: Positive | None = None
     time_limit_s: Positive = 3600
+    world_size: Positive | None = None
+    ranks_per_socket: Positive | None = None
+    launcher: Launcher | None = None
+    oversubscribe: bool = False
+    inter_op_threads: Positive | None = None
+    intra_op_threads: Positive | None = None
     training: Recipe | None = None
     band: tuple[Band, ...] = ()
     published: tuple[Published, ...] = ()
@@ -125,6 +135,12 @@ def load_cases(path: Path) -> tuple[Case, ...]:
 
 def _misfit(case: Case) -> str | None:
     """Return what does not go together in a row: training has a table, a type and images of its own."""
+    of_ranks = ("ranks_per_socket", "launcher", "oversubscribe", "inter_op_threads", "intra_op_threads")
+    given = [name for name in of_ranks if getattr(case, name) not in (None, False)]
+    if case.world_size is None and given:
+        return f"has {given[0]!r}, which is for ranks, and no 'world_size'"
+    if case.world_size is not None and case.mode != "training":
+        return f"has a 'world_size' and mode {case.mode!r}; ranks are for training"
     if case.training is None:
         if case.mode == "training":
             return "has mode 'training' and no table [case.training]"

@@ -15,7 +15,7 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """A learning rate: ``base`` for 256 images of the batch, a linear warm-up, and how it falls after it.
 
     ``boundaries`` and ``factors`` belong to the decay by steps: one factor more than epochs at which the next one
-    holds. The subject refuses what does not go together.
+    holds. ``end``, the last rate, and ``power`` are the polynomial's. The subject refuses what does not go together.
     """
 
     base: Annotated[float, msgspec.Meta(gt=0)]
@@ -24,13 +24,17 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     decay: Literal["cosine", "cosine_unshifted", "steps", "polynomial"] = "cosine"
     boundaries: tuple[float, ...] = ()
     factors: tuple[float, ...] = ()
+    end: Amount = 0.0
+    power: Annotated[float, msgspec.Meta(gt=0)] = 2.0
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How a network is trained.
 
     ``epochs`` and ``max_train_steps`` end the run, whichever comes first, and so does an evaluation with a top-1 of at
-    least ``stop_threshold``. With ``shuffled_labels``, the control, nothing can be learnt of the validation images.
+    least ``stop_threshold``, or one that ``early_check``, a band of ``judging/early_check.toml``, calls hopeless. With
+    ``mlperf``, a round and division such as ``4.0 closed``, the run leaves MLPerf's log and is held against its rules.
+    With ``shuffled_labels``, the control, nothing can be learnt of the validation images.
     """
 
     epochs: Positive
@@ -41,6 +45,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     epochs_between_evals: Positive = 1
     max_train_steps: Positive | None = None
     stop_threshold: Share | None = None
+    early_check: str | None = None
+    mlperf: str | None = None
     label_smoothing: Share = 0.0
     mixup_alpha: Amount = 0.0
     loss_scale: Positive = 1

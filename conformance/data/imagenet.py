@@ -5,7 +5,7 @@ the number of labels; the network's output 0 is the background) and ``image/file
 """
 
 import re
-from typing import Iterator, NamedTuple, NoReturn, Optional, Sequence, Tuple
+from typing import Iterator, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import tensorflow as tf
@@ -36,54 +36,101 @@ class Batch(NamedTuple):
     images: np.ndarray  # float32 [B, H, W, 3]
     labels: np.ndarray  # int64 [B], 1 to the number of labels
     filenames: np.ndarray  # bytes [B], empty where the record has none
-    shards: np.ndarray  # bytes [B], the path of each image's shard
+    shards: np.ndarray  # bytes [B], the path of each image's shard, or of its file
     records: np.ndarray  # int64 [B], its number in the shard, from 0
 
 
-def batches(
-    shards: Sequence[str], batch_size: int, dataset: str, threads: int, most: Optional[int] = None
-) -> Iterator[Batch]:
-    """Yield every image of the shards once, in a fixed order, decoded on ``threads`` threads of its own.
+class Source:
+    """The images of a split, in a fixed order."""
 
-    ``dataset`` is ``imagenet`` or ``digits``; ``most`` ends after so many images. Raises Refused, naming shard and
+    def elements(self, threads: int) -> tf.data.Dataset:
+        """Return (path, number in it, what ``load`` takes) of each image."""
+        raise NotImplementedError
+
+    def load(self, element: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Return (JPEG bytes, label, file name)."""
+        raise NotImplementedError
+
+    def blame(self, dataset: str, done: int) -> None:
+        """Raise Refused for the first image, after ``done`` good ones, that cannot be read or evaluated."""
+        raise NotImplementedError
+
+
+def batches(
+    images: Union[Sequence[str], Source],
+    batch_size: int,
+    dataset: str,
+    threads: int,
+    most: Optional[int] = None,
+    part: Tuple[int, int] = (0, 1),
+) -> Iterator[Batch]:
+    """Yield every image of shards, or of another source, once in a fixed order, decoded on ``threads`` threads.
+
+    ``dataset`` is ``imagenet`` or ``digits``; ``most`` ends after so many images; of a ``part`` (r, n) come the
+    batches r, r + n, r + 2 n ... only, which are no smaller for that. Raises Refused, naming shard and
     record, for a record that cannot be read or decoded and for a label out of range.
     """
+    source = images if isinstance(images, Source) else Records(images)
     preprocess, highest = EVALUATIONS[dataset], LABELS[dataset]
 
-    def prepare(shard: tf.Tensor, index: tf.Tensor, record: tf.Tensor) -> Tuple[tf.Tensor, ...]:
-        encoded, label, filename = parse(record)
+    def prepare(shard: tf.Tensor, index: tf.Tensor, element: tf.Tensor) -> Tuple[tf.Tensor, ...]:
+        encoded, label, filename = source.load(element)
         return preprocess(encoded), label, filename, shard, index
 
-    wanted = records(shards, threads).take(-1 if most is None else most)
+    wanted = source.elements(threads).take(-1 if most is None else most)
+    if part != (0, 1):
+        numbered = wanted.enumerate().filter(lambda number, element: number // batch_size % part[1] == part[0])
+        wanted = numbered.map(lambda number, element: element)
     prepared = wanted.map(prepare, num_parallel_calls=threads, deterministic=True)
     batched = iter(_with_threads(prepared.batch(batch_size).prefetch(2), threads).as_numpy_iterator())
     done = 0
     while True:
         try:
             batch = next(batched, None)
-        except _READING_ERRORS as error:
-            _blame(shards, dataset, done, error)
+        except _READING_ERRORS:
+            source.blame(dataset, done)
+            raise
         if batch is None:
             return
         labels = batch[1]
         if labels.min() < 1 or labels.max() > highest:
-            _blame(shards, dataset, done, ValueError(f"labels {labels.min()} to {labels.max()}"))
+            source.blame(dataset, done)
+            raise ValueError(f"labels {labels.min()} to {labels.max()}")
         done += len(labels)
         yield Batch(*batch)
 
 
-def records(shards: Sequence[str], threads: int) -> tf.data.Dataset:
-    """Return the records as (shard, index in it, bytes), in a fixed order that interleaves the shards."""
+class Records(Source):
+    """The records of shards, in an order that interleaves these; the number of one is its index in its shard."""
 
-    def numbered(shard: tf.Tensor) -> tf.data.Dataset:
-        return tf.data.TFRecordDataset(shard).enumerate().map(lambda index, record: (shard, index, record))
+    def __init__(self, shards: Sequence[str]) -> None:
+        self.shards = list(shards)
 
-    return tf.data.Dataset.from_tensor_slices(list(shards)).interleave(
-        numbered,
-        cycle_length=min(_INTERLEAVED, len(shards)),
-        num_parallel_calls=min(_INTERLEAVED, len(shards), threads),
-        deterministic=True,
-    )
+    def elements(self, threads: int) -> tf.data.Dataset:
+        def numbered(shard: tf.Tensor) -> tf.data.Dataset:
+            return tf.data.TFRecordDataset(shard).enumerate().map(lambda index, record: (shard, index, record))
+
+        return tf.data.Dataset.from_tensor_slices(self.shards).interleave(
+            numbered,
+            cycle_length=min(_INTERLEAVED, len(self.shards)),
+            num_parallel_calls=min(_INTERLEAVED, len(self.shards), threads),
+            deterministic=True,
+        )
+
+    def load(self, element: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        return parse(element)
+
+    def blame(self, dataset: str, done: int) -> None:
+        try:
+            for shard, index, record in self.elements(1).skip(done).as_numpy_iterator():
+                fault = _fault(record, dataset)
+                if fault:
+                    message = f"Record {index} of {shard.decode()!r} {fault}."
+                    raise Refused(message, "Convert the dataset again from its original images.")
+        except _READING_ERRORS:
+            for path in self.shards:
+                for _ in read_shard(path):
+                    pass
 
 
 def parse(record: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -146,21 +193,6 @@ def _with_threads(data: tf.data.Dataset, threads: int) -> tf.data.Dataset:
     options.threading.private_threadpool_size = threads
     options.deterministic = True
     return data.with_options(options)
-
-
-def _blame(shards: Sequence[str], dataset: str, done: int, error: Exception) -> NoReturn:
-    """Raise Refused for the first bad record after ``done`` good ones; ``error`` itself if there is none."""
-    try:
-        for shard, index, record in records(shards, 1).skip(done).as_numpy_iterator():
-            fault = _fault(record, dataset)
-            if fault:
-                message = f"Record {index} of {shard.decode()!r} {fault}."
-                raise Refused(message, "Convert the dataset again from its original images.") from error
-    except _READING_ERRORS:
-        for path in shards:
-            for _ in read_shard(path):
-                pass
-    raise error
 
 
 def _fault(record: bytes, dataset: str) -> Optional[str]:

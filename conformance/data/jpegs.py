@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from conformance.data.imagenet import first_line
 
-_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+QUALITY = 100  # of a JPEG that is made of something else
 
 
 class Stored(NamedTuple):
@@ -19,12 +20,12 @@ class Stored(NamedTuple):
 
 
 def stored(data: bytes) -> Stored:
-    """Return an image as it is stored: as it is, or a PNG or a CMYK JPEG as an RGB JPEG of quality 100.
+    """Return an image as it is stored: as it is, or a PNG or a CMYK JPEG as an RGB JPEG of QUALITY.
 
     Greyscale JPEGs stay as they are. Raises ValueError for what is no image or cannot be decoded.
     """
     try:
-        if data.startswith(_PNG):
+        if data.startswith(PNG):
             return _as_jpeg(tf.io.decode_png(data, channels=3), "PNG")
         if not data.startswith(_JPEG):
             raise ValueError(f"it is neither JPEG nor PNG, and begins with {data[:8].hex(' ') or 'nothing'}")
@@ -45,4 +46,4 @@ def size(encoded: bytes) -> Tuple[int, int]:
 
 def _as_jpeg(pixels: tf.Tensor, was: str) -> Stored:
     height, width, _ = pixels.shape
-    return Stored(tf.io.encode_jpeg(pixels, format="rgb", quality=100).numpy(), height, width, was)
+    return Stored(tf.io.encode_jpeg(pixels, format="rgb", quality=QUALITY).numpy(), height, width, was)

@@ -8,6 +8,7 @@ import msgspec
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Launcher = Literal["mpirun", "horovodrun", "srun"]
 
 
 class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -26,9 +27,10 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Drive(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How to drive it: which cores one case gets, and sizes that replace a row's own."""
+    """How to drive it: which cores one case gets, what starts several ranks, and sizes that replace a row's own."""
 
     unit: Literal["socket", "machine"] = "machine"
+    launcher: Launcher | None = None
     inter_op_threads: Positive | None = None
     intra_op_threads: Positive | None = None
     batch_size: Positive | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from conformance.launch.rules import Composed
 from conformance.records import Launched
 
 
@@ -13,3 +14,15 @@ def plan_line(launched: Launched) -> str:
     assigned = [f"{name}={value}" for name, value in launched.env.items() if value is not None]
     env = ["env", *unset, *assigned] if unset or assigned else []
     return shlex.join([*env, *launched.argv])
+
+
+def plan_text(composed: Composed, notes: tuple[str, ...] = ()) -> str:
+    """Return what a plan shows of a launch: its notes as comments of a shell, then the line or the script of Slurm.
+
+    A process by itself has its line only.
+    """
+    if not composed.launched.ranks:
+        return plan_line(composed.launched)
+    told = "\n".join(f"# {note}" for note in (*composed.notes, *notes))
+    what = composed.script.rstrip() if composed.script else plan_line(composed.launched)
+    return f"{told}\n{what}" if told else what

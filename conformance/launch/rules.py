@@ -24,10 +24,14 @@ LIBRARY_DIRECTORIES = (Path("/usr/lib"), Path("/usr/lib64"), Path("/usr/lib/x86_
 
 
 class Composed(msgspec.Struct, frozen=True, kw_only=True):
-    """A launch, and what a reader of its numbers ought to know about how it came to be."""
+    """A launch, and what a reader of its numbers ought to know about how it came to be.
+
+    ``script`` is what the launch submits to Slurm, the last word of its argv the file that it is written to.
+    """
 
     launched: Launched
     notes: tuple[str, ...]
+    script: str | None = None
 
 
 def compose(
@@ -47,10 +51,10 @@ def compose(
     intra, thread_notes = intra_threads(host, placement, drive, request)
     env, env_notes = environment(host, intra, subject_path, environ)
     preloaded = precision == "int8" if request.tcmalloc is None else request.tcmalloc
-    preload, preload_notes = _preload(library_directories, environ) if preloaded else ({}, ())
+    more, preload_notes = preload(library_directories, environ) if preloaded else ({}, ())
     launched = Launched(
         argv=(*binding(host, placement), str(python), "-m", "conformance.subject", str(job_path)),
-        env={**env, **preload},
+        env={**env, **more},
         cpus=placement.cpus,
         memory_nodes=placement.memory_nodes,
         inter_op_threads=inter,
@@ -84,9 +88,12 @@ def intra_threads(host: Host, placement: Placement, drive: Drive, request: Reque
 
 
 def environment(
-    host: Host, intra: int, subject_path: Path, environ: Mapping[str, str]
+    host: Host, intra: int, subject_path: Path, environ: Mapping[str, str], more: Mapping[str, str] | None = None
 ) -> tuple[dict[str, str | None], tuple[str, ...]]:
-    """Return the variables that a launch sets or unsets (None), and what it keeps of the user's."""
+    """Return the variables that a launch sets or unsets (None), and what it keeps of the user's.
+
+    ``more`` are rules of this launch, which win over those of any other.
+    """
     env: dict[str, str | None] = {
         "PYTHONPATH": str(subject_path),
         "PYTHONUNBUFFERED": "1",
@@ -94,7 +101,7 @@ def environment(
     }
     if "PYTHONHOME" in environ:  # it is another interpreter's home
         env["PYTHONHOME"] = None
-    rules = _thread_variables(host, intra)
+    rules = {**thread_variables(host, intra), **(more or {})}
     env.update((name, value) for name, value in rules.items() if not environ.get(name))
     kept = tuple(
         f"{name}={environ[name]} of your environment is kept; the rule is {value}."
@@ -140,7 +147,7 @@ def subject_path(directory: Path) -> Path:
     return path
 
 
-def _thread_variables(host: Host, intra: int) -> dict[str, str]:
+def thread_variables(host: Host, intra: int) -> dict[str, str]:
     """Return what is set where the user left it unset or empty."""
     order = "compact,1,0" if host.threads_per_core > 1 else "compact"
     return {
@@ -152,7 +159,7 @@ def _thread_variables(host: Host, intra: int) -> dict[str, str]:
     }
 
 
-def _preload(directories: Sequence[Path], environ: Mapping[str, str]) -> tuple[dict[str, str | None], tuple[str, ...]]:
+def preload(directories: Sequence[Path], environ: Mapping[str, str]) -> tuple[dict[str, str | None], tuple[str, ...]]:
     """Return LD_PRELOAD with tcmalloc before what the user preloads; without tcmalloc, a note."""
     names = ("libtcmalloc.so*", "libtcmalloc_minimal.so*")
     found = [path for name in names for folder in directories for path in sorted(folder.glob(name))]

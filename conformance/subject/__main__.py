@@ -10,7 +10,7 @@ import sys
 import traceback
 
 from conformance import wire
-from conformance.subject.events import Events
+from conformance.subject.events import Events, events_path
 from conformance.subject.verbose_pass import VerbosePass
 
 MODULES = {
@@ -33,7 +33,8 @@ PROVEN = (wire.MEASURE, wire.ACCURACY)
 
 def main(job_path: str) -> int:
     job = wire.read_job(job_path)
-    events = Events(job.events)
+    ranked = job.arguments.get("ranks") is not None
+    events = Events(events_path(job.events, os.environ) if ranked else job.events)
     beside = (VerbosePass(job_path),) if job.kind in PROVEN else ()
     try:
         with events.alive():
@@ -43,11 +44,13 @@ def main(job_path: str) -> int:
         events.send(wire.RESULT, result=result)
         return 0
     except wire.Refused as refused:
-        events.send(wire.FAILED, message=refused.message, hint=refused.hint, refused=_is_users(refused))
+        told = {"message": refused.message, "hint": refused.hint, "refused": _is_users(refused)}
+        events.send(wire.FAILED, **told, consequence=isinstance(refused, wire.Consequence))
     except Exception as error:  # the last door: whatever it was, the host learns of it and the log keeps the traceback
         traceback.print_exc()
         first = (str(error).strip().splitlines() or [""])[0]
-        events.send(wire.FAILED, message="%s: %s" % (type(error).__name__, first), hint="", refused=False)
+        message = "%s: %s" % (type(error).__name__, first)
+        events.send(wire.FAILED, message=message, hint="", refused=False, consequence=False)
     return 1
 
 

@@ -130,7 +130,7 @@ class Checkpoints:
     def _check_facts(self, path: str) -> None:
         try:
             with open(os.path.join(path, _FACTS), encoding="utf-8") as file:
-                saved = json.load(file)
+                saved = {"world_size": 1, "layout": "records", **json.load(file)}  # the first ones knew no others
         except (OSError, ValueError):
             raise Refused(
                 "Checkpoint %r is damaged: its %s cannot be read." % (path, _FACTS), "Delete the checkpoint."
@@ -139,7 +139,7 @@ class Checkpoints:
             if saved.get(name) != value:
                 raise Refused(
                     "Checkpoint %r was written with %s %r, and this run has %r." % (path, name, saved.get(name), value),
-                    "Resume with the same data, batch size and seed, or name a new directory.",
+                    "Resume with the same data, batch size, ranks and seed, or name a new directory.",
                 )
 
     def _check_finite(self, step: int) -> None:

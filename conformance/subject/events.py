@@ -4,12 +4,20 @@ import os
 import threading
 import time
 from contextlib import contextmanager
-from typing import Any, Iterator, Optional
+from typing import Any, Iterator, Mapping, Optional
 
 from conformance import wire
 
 HEARTBEAT_S = 2.0
 PROGRESS_S = 1.0
+# Where a launcher of ranks tells each its own; the one that started it is inside of the others, so that it comes first.
+RANKS = ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", "SLURM_PROCID")
+
+
+def events_path(path: str, environment: Mapping[str, str]) -> str:
+    """Return where a rank writes its events: the job's file for the first, beside it for the others."""
+    rank = next((environment[name] for name in RANKS if name in environment), "0")
+    return path if rank == "0" else "%s.rank%s" % (path, rank)
 
 
 class Events:

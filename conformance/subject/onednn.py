@@ -17,6 +17,15 @@ class Work(NamedTuple):
     flop: int
 
 
+class Timed(NamedTuple):
+    """One executed primitive of any kind; ``types`` are those of its images, weights, results and their gradients."""
+
+    primitive: str
+    implementation: str
+    types: Tuple[str, ...]
+    ms: float
+
+
 class Log(NamedTuple):
     """``version``, ``runtime`` and ``isa`` are empty where the log does not tell them."""
 
@@ -24,6 +33,7 @@ class Log(NamedTuple):
     runtime: str
     isa: str
     work: Tuple[Work, ...]
+    timed: Tuple[Timed, ...] = ()
 
 
 CLAIMED = {"fp32": ("f32:f32",), "bf16": ("bf16:bf16",), "int8": ("u8:s8", "s8:s8")}
@@ -39,6 +49,7 @@ def parse(lines: Iterable[str]) -> Log:
     info: Dict[str, str] = {}
     fields = _OLDEST.split(",")
     work: List[Work] = []
+    timed: List[Timed] = []
     for line in lines:
         parts = line.strip().split(",")
         if parts[0] not in ("onednn_verbose", "dnnl_verbose") or "graph" in parts[:4]:
@@ -49,10 +60,10 @@ def parse(lines: Iterable[str]) -> Log:
         elif "info" in parts[:4]:
             _read_info(",".join(parts[parts.index("info") + 1 :]), info)
         elif "exec" in parts[:4]:
-            done = _convolution(dict(zip(fields, parts[parts.index("exec") :])))
-            if done is not None:
-                work.append(done)
-    return Log(info.get("version", ""), info.get("runtime", ""), info.get("isa", ""), tuple(work))
+            named = dict(zip(fields, parts[parts.index("exec") :]))
+            work.extend(filter(None, [_convolution(named)]))
+            timed.extend(filter(None, [_timed(named)]))
+    return Log(info.get("version", ""), info.get("runtime", ""), info.get("isa", ""), tuple(work), tuple(timed))
 
 
 def _read_info(text: str, info: Dict[str, str]) -> None:
@@ -78,6 +89,16 @@ def _convolution(fields: Dict[str, str]) -> Optional[Work]:
     mode = re.search(r"fpmath:(\w+)", fields.get("attributes", ""))
     rounded = " as " + mode[1] if mode and mode[1] != "strict" else ""
     return Work(fields["implementation"], source + ":" + weights + rounded, flop)
+
+
+def _timed(fields: Dict[str, str]) -> Optional[Timed]:
+    """Return an executed primitive; None for a line that is cut short or has another's text in it."""
+    try:
+        ms, tensors = float(fields["exec_time"]), fields["memory_descriptors"]
+    except (KeyError, ValueError):
+        return None
+    types = re.findall(r"\b(?:src|wei|dst|data|diff)[_:](?!undef|src|wei|dst)(\w+?):", tensors)
+    return Timed(fields["primitive"], fields["implementation"], tuple(types), ms)
 
 
 def _data_type(descriptors: str, role: str) -> str:
@@ -123,3 +144,24 @@ def native_share(work: Iterable[Work], precision: str, expected_flop: int = 0) -
     total = max(expected_flop, sum(item.flop for item in work))
     claimed = sum(item.flop for item in work if item.data_type in CLAIMED[precision])
     return claimed / total if total else 0.0
+
+
+def fallbacks(timed: Iterable[Timed], precision: str, step_ms: float) -> List[Dict[str, Any]]:
+    """Return what did not run as fp32 or bf16 asks for, with its share of a step's time, the longest first.
+
+    That is what had no tensor of the claimed type, ran by reference code, or computed bf16 without instructions for it.
+    A primitive that has tensors of the claimed type beside others, as a conversion has, is none.
+    """
+    claimed = CLAIMED[precision][0].split(":")[0]
+    grouped: Dict[Tuple[str, str, str], float] = {}
+    for item in timed:
+        # oneDNN's plain avx512_core has no bf16; every later name of an instruction set has.
+        emulated = precision == "bf16" and item.implementation.endswith(":avx512_core")
+        if claimed not in item.types or emulated or "ref" in re.split("[:_]", item.implementation):
+            key = item.primitive, ":".join(sorted(set(item.types))), item.implementation
+            grouped[key] = grouped.get(key, 0.0) + item.ms
+    rows = [
+        {"primitive": primitive, "data_type": data_type, "name": name, "step_share": ms / step_ms}
+        for (primitive, data_type, name), ms in grouped.items()
+    ]
+    return sorted(rows, key=lambda row: -row["step_share"])

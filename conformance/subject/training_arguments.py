@@ -5,6 +5,7 @@ from typing import Any, Dict
 
 from conformance.data.imagenet import LABELS
 from conformance.data.training import EVALUATED_AT
+from conformance.subject.ranks import parsed
 from conformance.wire import Refused
 
 
@@ -27,7 +28,7 @@ def _check_data(a: Dict[str, Any]) -> None:
         found = "The crop %r is none for %r." % (a["crop"], a["dataset"])
         fits = (a["crop"] == "digits") == (a["dataset"] == "digits")
         _refuse(not fits, found, "Allowed are digits for the digits, intel and habana for ImageNet.")
-    images = a["batch_size"] * a["accumulate"]
+    images = a["batch_size"] * a["accumulate"] * parsed(a["ranks"]).world_size
     found = "A step takes %d images, and an epoch has %d." % (images, a["train_images"])
     _refuse(images > a["train_images"] and not a["eval_only"], found, "Lower the batch size.")
 
@@ -36,6 +37,8 @@ def _check_course(a: Dict[str, Any]) -> None:
     judged = a["data"] and a["epochs_between_evals"]
     found = "The threshold %s would stop a run that is never evaluated." % a["stop_threshold"]
     _refuse(a["stop_threshold"] is not None and not judged, found, "Give data and epochs between evaluations.")
+    found = "The offset is %d epochs; allowed is 0 or more." % a["train_offset"]
+    _refuse(a["train_offset"] < 0, found, "Leave it out.")
     known = a["pretrained"] or a["model_dir"]
     found = "There is nothing to evaluate: that needs data and a checkpoint."
     _refuse(a["eval_only"] and not (a["data"] and known), found, "Name their directories.")

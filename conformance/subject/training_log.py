@@ -1,14 +1,19 @@
 """What a training run shows while it works: the recipes' log lines, TensorBoard's scalars, a profile of some steps."""
 
+import errno
+import glob
 import os
 import time
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 import tensorflow as tf
 
+from conformance.data import storage
 from conformance.subject.events import Events
+from conformance.subject.ranks import Ranks
 from conformance.subject.training_step import Scalars
+from conformance.wire import Refused
 
 LOSS_EVERY = 10  # steps, also of TensorBoard's scalars
 SPEED_EVERY = 100  # steps
@@ -16,18 +21,26 @@ SPEED_EVERY_S = 10.0
 
 
 class TrainingLog:
-    """Tells of each step; ``total`` steps will be done, of ``global_batch`` images each."""
+    """Tells of each step; ``total`` steps will be done, of ``global_batch`` images each.
 
-    def __init__(self, a: Dict[str, Any], total: int, global_batch: int, events: Events) -> None:
-        self._total, self._global_batch, self._events = total, global_batch, events
+    What cannot be written any more is kept as ``fault``, and asks all ranks to end after the step that is being done.
+    """
+
+    def __init__(self, a: Dict[str, Any], total: int, global_batch: int, events: Events, ranks: Ranks) -> None:
+        self._total, self._global_batch, self._events, self._ranks = total, global_batch, events, ranks
         self._profiled, self._profiling = a["profile_steps"], False
         self._place = a["tensorboard"] or a["model_dir"]
+        self.fault: Optional[Refused] = None
         self._train: Optional[Any] = None
+        self._files: List[str] = []
         if a["tensorboard"]:
-            self._train = tf.summary.create_file_writer(a["tensorboard"])
-            self._eval = tf.summary.create_file_writer(os.path.join(a["tensorboard"], "eval"))
-            with self._train.as_default():
-                _write_hparams(a)
+            places = a["tensorboard"], os.path.join(a["tensorboard"], "eval")
+            with storage.writing(a["tensorboard"]):
+                self._train, self._eval = map(tf.summary.create_file_writer, places)
+                with self._train.as_default():
+                    _write_hparams(a, ranks.size)
+            own = "events.out.tfevents.*.%d.*" % os.getpid()
+            self._files = [path for place in places for path in glob.glob(os.path.join(glob.escape(place), own))]
         self._speed, self._since, self._counted = 0.0, time.perf_counter(), 0
 
     @contextmanager
@@ -35,23 +48,27 @@ class TrainingLog:
         """Profile what runs inside, if the profile is to hold this step."""
         first, last = self._profiled or (-1, -1)
         if step == first:
-            tf.profiler.experimental.start(self._place)
-            self._profiling = True
+            with self._writing():
+                tf.profiler.experimental.start(self._place)
+                self._profiling = True
         if not self._profiling:
             yield
             return
         with tf.profiler.experimental.Trace("train", step_num=step, _r=1):
             yield
-        if step == last:
+        if step == last:  # no step, and takes as long as it takes
+            self._events.phase("write the profile")
             self._end_profile()
+            self._events.phase("train")
 
     def after(self, step: int, rate: float, told: Scalars) -> None:
         """Show what a step told."""
         self._count(step)
         if step % LOSS_EVERY == 0:
-            print("loss = %.6f, step = %d" % (told.loss, step), flush=True)
+            self._ranks.say("loss = %.6f, step = %d" % (told.loss, step))
             if self._train:
-                _write_scalars(self._train, step, dict(told._asdict(), learning_rate=rate))
+                with self._writing():
+                    _write_scalars(self._train, step, dict(told._asdict(), learning_rate=rate))
         self._events.progress(
             step + 1, self._total, "steps", "loss %.4f, %.4g images/s" % (told.loss, self._speed or self._running())
         )
@@ -59,9 +76,10 @@ class TrainingLog:
     def evaluated(self, step: int, hits: Dict[str, int]) -> None:
         """Show an evaluation after so many steps; what it took counts for no speed."""
         top1, top5 = (hits[name] / hits["images"] for name in ("top1_hits", "top5_hits"))
-        print("accuracy = %.6f, accuracy_top_5 = %.6f, step = %d" % (top1, top5, step), flush=True)
+        self._ranks.say("accuracy = %.6f, accuracy_top_5 = %.6f, step = %d" % (top1, top5, step))
         if self._train:
-            _write_scalars(self._eval, step, {"accuracy": top1, "accuracy_top_5": top5})
+            with self._writing():
+                _write_scalars(self._eval, step, {"accuracy": top1, "accuracy_top_5": top5})
 
     def restart(self) -> None:
         """Count speed from now on."""
@@ -71,19 +89,34 @@ class TrainingLog:
         if self._profiling:
             self._end_profile()
         if self._train:
-            self._train.close()
-            self._eval.close()
+            for writer in (self._train, self._eval):
+                with self._writing():
+                    writer.close()
 
     def _end_profile(self) -> None:
         self._profiling = False
-        tf.profiler.experimental.stop()
+        with self._writing():
+            tf.profiler.experimental.stop()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Keep the first fault of a write; TensorFlow goes on in silence with a file that was deleted."""
+        try:
+            with storage.writing(self._place):
+                yield
+                for path in self._files:
+                    if not os.path.exists(path):
+                        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        except Refused as fault:
+            self.fault = self.fault or fault
+            self._ranks.asked = True
 
     def _count(self, step: int) -> None:
         self._counted += 1
         if (step + 1) % SPEED_EVERY == 0 or time.perf_counter() - self._since >= SPEED_EVERY_S:
             self._speed = self._running()
-            # One process: what it does is what all do.
-            print("global_examples/sec: %.1f\nexamples/sec: %.1f" % (self._speed, self._speed), flush=True)
+            own = self._speed / self._ranks.size  # all take the same time for a step: they wait for each other
+            self._ranks.say("global_examples/sec: %.1f\nexamples/sec: %.1f" % (self._speed, own))
             self.restart()
 
     def _running(self) -> float:
@@ -99,7 +132,7 @@ def _write_scalars(writer: Any, step: int, values: Dict[str, float]) -> None:
             tf.summary.write(name, tf.constant(value, tf.float32), step, metadata)
 
 
-def _write_hparams(a: Dict[str, Any]) -> None:
+def _write_hparams(a: Dict[str, Any], workers: int) -> None:
     """Write the parameters under Habana's names, where the plugin is there."""
     try:
         from tensorboard.plugins.hparams import api
@@ -115,7 +148,7 @@ def _write_hparams(a: Dict[str, Any]) -> None:
             "dtype": a["precision"],
             "precision": a["precision"],
             "fine_tune": a["fine_tune"],
-            "num_workers": 1,
+            "num_workers": workers,
             "train_epochs": a["epochs"],
             "warmup_epochs": a["schedule"]["warmup_epochs"],
             "use_cosine_lr": a["schedule"].get("decay", "cosine").startswith("cosine"),

@@ -1,6 +1,7 @@
 """Proof of the precision of a training step: the kernels of its convolutions, forwards and backwards.
 
-oneDNN's verbose log holds for a whole process, so that one step runs in a second one, before anything is timed:
+oneDNN's verbose log holds for a whole process, so that two steps run in a second one, before anything is timed; the
+first traces and compiles, and the second is looked at:
 ``python -m conformance.subject.training_proof PARENT`` with the job's arguments and threads as JSON on stdin.
 """
 
@@ -8,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from typing import Any, Dict, Tuple
 
 import numpy as np
@@ -19,12 +21,15 @@ from conformance.subject import onednn
 from conformance.subject.training_step import COMPUTE, Step
 from conformance.subject.verbose_pass import die_with, printed
 
-NOTHING: Dict[str, Any] = {"kernels": None, "native_share": None}
+NOTHING: Dict[str, Any] = {"kernels": None, "native_share": None, "fallbacks": None}
+LARGEST = 5
 
 
 def shown(arguments: Dict[str, Any], threads: Tuple[int, int]) -> Dict[str, Any]:
-    """Return kernels and native_share of one step on synthetic images; None each where there is no log.
+    """Return kernels, native_share and fallbacks of one step on synthetic images; None each where there is no log.
 
+    ``fallbacks`` has precision; step_s, the seconds of that step under the log; onednn_s, the sum of what its
+    primitives took (the rest is TensorFlow's own, in no log); and largest, up to five of `onednn.fallbacks`.
     ``threads`` are those between operations and those of one.
     """
     command = [sys.executable, "-m", "conformance.subject.training_proof", str(os.getpid())]
@@ -34,11 +39,19 @@ def shown(arguments: Dict[str, Any], threads: Tuple[int, int]) -> Dict[str, Any]
     if ended.returncode:
         return NOTHING
     answer: Dict[str, Any] = json.loads(ended.stdout)
-    work = onednn.parse(answer["lines"]).work
+    log = onednn.parse(answer["lines"])
+    work = log.work
     if not work:
         return NOTHING
-    share = onednn.native_share(work, arguments["precision"], answer["flop"])
-    return {"kernels": onednn.kernels(work), "native_share": share}
+    precision, step_s = arguments["precision"], answer["step_s"]
+    share = onednn.native_share(work, precision, answer["flop"])
+    fallbacks = {
+        "precision": precision,
+        "step_s": step_s,
+        "onednn_s": sum(item.ms for item in log.timed) / 1000.0,
+        "largest": onednn.fallbacks(log.timed, precision, 1000.0 * step_s)[:LARGEST],
+    }
+    return {"kernels": onednn.kernels(work), "native_share": share, "fallbacks": fallbacks}
 
 
 def step_flop(network: ResNet, batch_size: int, image_size: int) -> int:
@@ -64,8 +77,11 @@ def main(parent: int) -> None:
     network = ResNet(a["network"], a["classes"], a["seed"], COMPUTE[a["precision"]])
     step = Step(network, dict(a, accumulate=1))
     batch = training.synthetic(a["batch_size"], a["image_size"], a["classes"], a["seed"], False)
+    printed(lambda fed: step([fed], 0.0, 1.0), batch)
+    begun = time.perf_counter()
     lines = printed(lambda fed: step([fed], 0.0, 1.0), batch)
-    json.dump({"lines": lines, "flop": step_flop(network, a["batch_size"], a["image_size"])}, answer)
+    step_s = time.perf_counter() - begun
+    json.dump({"lines": lines, "step_s": step_s, "flop": step_flop(network, a["batch_size"], a["image_size"])}, answer)
     answer.flush()
 
 

@@ -1,6 +1,7 @@
 """One traced step of training: from a batch to new weights."""
 
-from typing import Any, Dict, Iterable, List, NamedTuple, Tuple
+import time
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import tensorflow as tf
 
@@ -8,6 +9,7 @@ from conformance.data.training import Batch
 from conformance.models import losses
 from conformance.models.optimizers import Accumulator, Lars, Momentum, gradients, head
 from conformance.models.resnet import ResNet
+from conformance.subject.ranks import Alone, Ranks
 
 COMPUTE = {"fp32": tf.float32, "bf16": tf.bfloat16}
 
@@ -23,10 +25,16 @@ class Scalars(NamedTuple):
 
 
 class Step:
-    """A network, its optimiser and the step that changes them, as the arguments of a training job say."""
+    """A network, its optimiser and the step that changes them, as the arguments of a training job say.
 
-    def __init__(self, network: ResNet, a: Dict[str, Any]) -> None:
-        self.network, self._a = network, a
+    Where ranks are joined, ``compute_s`` has the seconds of each step until the gradients of this rank were there, and
+    ``reduce_s`` those until the means of all were, which holds the wait for slower ranks.
+    """
+
+    def __init__(self, network: ResNet, a: Dict[str, Any], ranks: Optional[Ranks] = None) -> None:
+        self.network, self._a, self._ranks = network, a, ranks or Alone()
+        self.compute_s: List[float] = []
+        self.reduce_s: List[float] = []
         self._all = network.trainable_variables
         self._trained = head(self._all) if a["fine_tune"] else list(self._all)
         self._lars = a["optimizer"] == "lars"
@@ -35,19 +43,39 @@ class Step:
             if self._lars
             else Momentum(self._trained, a["momentum"])
         )
-        self._whole = tf.function(self._update, autograph=False)
-        if a["accumulate"] > 1:
+        self._whole, self._found, self._apply = (
+            tf.function(f, autograph=False) for f in (self._update, self._gradients, self.optimizer.apply)
+        )
+        # Of all ranks the mean is taken, whose parts of a step need not be the same.
+        self._mean_over = a.get("dealt", a["accumulate"]) / self._ranks.size
+        if self._mean_over != 1:
             self._sums = Accumulator(self._trained)
-            self._add, self._apply = (tf.function(f, autograph=False) for f in (self._accumulate, self._apply_mean))
+            self._add, self._mean = (tf.function(f, autograph=False) for f in (self._accumulate, self._take_mean))
 
     def __call__(self, batches: List[Batch], rate: float, share: float) -> Scalars:
         """Train on the micro-batches of one step; ``share`` is MixUp's."""
         fed_rate, fed_share = tf.constant(rate, tf.float32), tf.constant(share, tf.float32)
-        if len(batches) == 1:
+        if len(batches) == 1 and not self._ranks.joined:
             return Scalars(*self._whole(*batches[0], fed_rate, fed_share).numpy().tolist())
-        told = tf.add_n([self._add(*batch, fed_share) for batch in batches]) / len(batches)
-        self._apply(fed_rate)
+        begun = time.perf_counter()
+        told, found = self._found_in(batches, fed_share)
+        computed = time.perf_counter()
+        told, found = self._ranks.reduce(told, found)
+        reduced = time.perf_counter()
+        self._apply(found, fed_rate)
+        self.compute_s.append(computed - begun)
+        self.reduce_s.append(reduced - computed)
         return Scalars(*told.numpy().tolist())
+
+    def reduction_s(self) -> Optional[float]:
+        """Return the median of some reductions of what a step reduces, in seconds, with nothing else to do."""
+        return self._ranks.reduction_s(self._trained)
+
+    def _found_in(self, batches: List[Batch], share: tf.Tensor) -> Tuple[tf.Tensor, List[tf.Tensor]]:
+        if self._mean_over == 1:
+            return self._found(*batches[0], share)
+        told = tf.add_n([self._add(*batch, share) for batch in batches]) / self._mean_over
+        return told, self._mean()
 
     def _update(self, images: tf.Tensor, labels: tf.Tensor, rate: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
         told, found = self._gradients(images, labels, share)
@@ -59,12 +87,10 @@ class Step:
         self._sums.add(found)
         return told
 
-    def _apply_mean(self, rate: tf.Tensor) -> None:
-        self.optimizer.apply(self._sums.take_mean(self._a["accumulate"]), rate)
+    def _take_mean(self) -> List[tf.Tensor]:
+        return self._sums.take_mean(self._mean_over)
 
-    def _gradients(
-        self, images: tf.Tensor, labels: tf.Tensor, share: tf.Tensor
-    ) -> Tuple[tf.Tensor, Iterable[tf.Tensor]]:
+    def _gradients(self, images: tf.Tensor, labels: tf.Tensor, share: tf.Tensor) -> Tuple[tf.Tensor, List[tf.Tensor]]:
         a = self._a
         shares = losses.targets(labels, a["classes"], a["label_smoothing"])
         if a["mixup_alpha"]:
