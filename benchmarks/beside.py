@@ -3,7 +3,9 @@
 SPEC holds kind and, by kind: ``jpegs`` (directory, images) writes records like ImageNet's; ``load`` (graph, batch_size)
 loads a graph with nothing beside it; ``feed`` (graph, data, batch_size, rounds, folder) takes turns between dummy
 data, decoding alone and the loop of an accuracy run; ``prepare`` (folder, images, rounds) takes turns between decoding
-files and preparing a data set of them. The answer is one JSON line, the last on stdout.
+files and preparing a data set of them; ``steps`` (network, precision, batch_size, image_size, steps, folder) trains;
+``train`` (the same and rounds) takes turns between training and Keras' ``fit``. The answer is one JSON line, the last
+on stdout.
 """
 
 import io
@@ -18,6 +20,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from benchmarks import trained
 from conformance.data import convert, imagenet, verify
 from conformance.data.shards import find_shards
 from conformance.models import graphs
@@ -159,10 +162,13 @@ def _tar(members: list[tuple[str, bytes]]) -> bytes:
     return stream.getvalue()
 
 
-KINDS = {"jpegs": jpegs, "load": load, "feed": feed, "prepare": prepare}
+KINDS = {"jpegs": jpegs, "load": load, "feed": feed, "prepare": prepare, "steps": trained.steps,
+         "train": trained.beside_fit}  # fmt: skip
 
 if __name__ == "__main__":
     with open(sys.argv[1], encoding="utf-8") as file:
         asked = json.load(file)
+    if asked["kind"] in ("steps", "train"):
+        trained.set_threads(asked)
     print(json.dumps(KINDS[asked["kind"]](asked)), flush=True)
     os._exit(0)

@@ -1,7 +1,8 @@
 """Measure what the harness itself costs and print it beside the targets: ``python -m benchmarks.overhead``.
 
 Nothing fails on a noisy machine: a target that is missed is printed as such, and only ``--strict`` makes it exit 1.
-pytest and TensorFlow share this interpreter (``tox -e overhead``). About four minutes on 2 cores.
+pytest and TensorFlow share this interpreter (``tox -e overhead``). About eight minutes on 2 cores, of which training
+takes half; ``--only`` chooses sections.
 """
 
 from __future__ import annotations
@@ -18,12 +19,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from conformance.hardware.detect import detect
+from conformance.hardware.isa import native_precisions
+from conformance.hardware.profile import Drive
+from conformance.judging.training import WARMUP_STEPS, step_metrics
+from conformance.launch.placement import Placement, Request
+from conformance.launch.rules import compose, subject_path
 from conformance.records import Launched, Record
 from conformance.records.run_file import read_run
 
 ROOT = Path(__file__).resolve().parent.parent
 COLLECT_S, CASE_S, GAP_SHARE, FED_SHARE = 0.5, 1.0, 0.01, 0.95
 BATCH_SIZES = (1, 32)
+SECTIONS = ("collecting", "inference", "data", "training")
+
+# Training: enough turns for a median, and a small network for what is of the loop and not of the network.
+FIT_SHARE, GROWTH_SHARE = 0.95, 0.01
+TRAINED = {"network": "resnet50_v1_5", "batch_size": 16, "image_size": 224, "steps": 3}
+TURNS = 4
+LONG = {"network": "resnet50_v1_5", "precision": "fp32", "batch_size": 8, "image_size": 32, "steps": 500}
 
 # What a case is made of. Phases that stand nowhere here are a cost of the harness, so that no new one hides.
 IMPORT, LOAD, STEPS = "TensorFlow's import", "the graph's load", "the steps"
@@ -252,11 +266,112 @@ def preparing_rows(prepared: Mapping[str, Any], images: int, cores: int) -> list
     ]
 
 
+# Training
+
+
+class Trained(NamedTuple):
+    """What training took in turns: seconds of all steps, their medians by turn, and the processor's by step."""
+
+    step_s: float
+    by_turn_s: tuple[float, ...]
+    processor_s: float
+
+
+def trained(side: Mapping[str, Any]) -> Trained:
+    """Return the medians of one side of ``benchmarks.beside train``."""
+    turns = side["step_s"]
+    processor = [whole / len(turn) for whole, turn in zip(side["processor_s"], turns, strict=True)]
+    by_turn = tuple(statistics.median(turn) for turn in turns)
+    return Trained(statistics.median([step for turn in turns for step in turn]), by_turn, statistics.median(processor))
+
+
+def training_rows(precision: str, ours: Trained, keras: Trained, batch_size: int) -> list[Row]:
+    """Hold a subject's training against Keras' fit of the same network; the processor's time is for a busy machine."""
+    share = keras.step_s / ours.step_s
+    pairs = [theirs / own for theirs, own in zip(keras.by_turn_s, ours.by_turn_s, strict=True)]
+    processor = f"{ours.processor_s:.2f} s beside {keras.processor_s:.2f} s"
+    return [
+        Row(f"{precision} as a case trains, batch {batch_size}", f"{batch_size / ours.step_s:.2f} images/s"),
+        Row("  tf.keras fit, same network and batch", f"{batch_size / keras.step_s:.2f} images/s"),
+        Row("  share of fit's speed", f"{share:.1%}", f">= {FIT_SHARE:.0%}", share >= FIT_SHARE),
+        Row("  by turns", f"{statistics.median(pairs):.1%} ({min(pairs):.1%} to {max(pairs):.1%})"),
+        Row("  a step's processor time, beside fit's", f"{processor}, {ours.processor_s / keras.processor_s:.1%}"),
+    ]
+
+
+def bf16_rows(fp32: Trained, bf16: Trained, native: bool) -> list[Row]:
+    """Say how much faster bf16 trains; a CPU without instructions for it owes nothing."""
+    ratio = fp32.step_s / bf16.step_s
+    target, met = ("> 1", ratio > 1) if native else ("", None)
+    processor = f"{fp32.processor_s / bf16.processor_s:.2f} by processor time"
+    return [Row("bf16 over fp32, training speed", f"{ratio:.2f}, {processor}", target, met)]
+
+
+def long_rows(told: Mapping[str, Any]) -> list[Row]:
+    """Say how the memory of a training grew after its first steps, and how unsteady its steps were.
+
+    Memory is a median of fifty steps: what is freed a moment later differs from one to another.
+    """
+    growth, share = grown(told["resident_bytes"])
+    used_bytes = told["used_bytes"]
+    used = [Row("  of it in use, not kept by the C library", grown(used_bytes)[0])] if used_bytes else []
+    steady = step_metrics(told["step_s"], told["wait_s"], 1)["step_p99_over_p50"]
+    return [
+        Row(f"resident memory grows, steps {WARMUP_STEPS} to {len(told['step_s'])}",
+            growth, f"< {GROWTH_SHARE:.0%}", share < GROWTH_SHARE),
+        *used,
+        Row("  99th percentile of the steps over the median", f"{steady:.2f}"),
+    ]  # fmt: skip
+
+
+def grown(series_bytes: Sequence[int]) -> tuple[str, float]:
+    """Return the growth of memory after the first steps, in words and as a share."""
+    counted = series_bytes[WARMUP_STEPS:]
+    begun, ended = (statistics.median(some) for some in (counted[:50], counted[-50:]))
+    share = (ended - begun) / begun
+    return f"{(ended - begun) / 1e6:.1f} MB of {begun / 1e6:.0f} MB, {share:.2%}", share
+
+
+def launch_here(scratch: Path) -> Launched:
+    """Return the launch of a subject on all usable cores, as the rules compose it without a profile."""
+    host = detect()
+    usable = tuple(sorted(cpu.id for cpu in host.usable_cpus()))
+    placement = Placement(cpus=usable, memory_nodes=host.nodes, whole_nodes=True)
+    job, path = scratch / "job.json", subject_path(scratch)
+    return compose(sys.executable, job, path, placement, host, Drive(), Request(), "fp32", os.environ).launched
+
+
+def training(scratch: Path) -> Iterable[tuple[str, list[Row]]]:
+    launched = launch_here(scratch)
+    medians: dict[str, Trained] = {}
+    for precision in ("fp32", "bf16"):
+        spec = {**TRAINED, "precision": precision, "rounds": TURNS, "folder": str(scratch)}
+        told = beside(scratch, launched, "train", **spec)
+        if told["ours"]["parameters"] != told["keras"]["parameters"]:
+            sys.exit(f"Keras trains {told['keras']['parameters']} parameters, a case {told['ours']['parameters']}.")
+        medians[precision] = trained(told["ours"])
+        rows = training_rows(precision, medians[precision], trained(told["keras"]), spec["batch_size"])
+        yield f"Training beside tf.keras fit, {precision}, medians of alternated turns", rows
+    long = beside(scratch, launched, "steps", **LONG, folder=str(scratch))
+    rows = bf16_rows(medians["fp32"], medians["bf16"], "bf16" in native_precisions(detect()))
+    yield "Training, whole", [*rows, *long_rows(long)]
+
+
 # All of it
 
 
 def measure(scratch: Path, arguments: argparse.Namespace) -> Iterable[tuple[str, list[Row]]]:
-    yield "Collecting, best of alternated runs", collecting(scratch, arguments.runs)
+    if "collecting" in arguments.only:
+        yield "Collecting, best of alternated runs", collecting(scratch, arguments.runs)
+    if "inference" in arguments.only:
+        yield from inference(scratch, arguments)
+    if "data" in arguments.only:
+        yield from preparing(scratch, arguments)
+    if "training" in arguments.only:
+        yield from training(scratch)
+
+
+def inference(scratch: Path, arguments: argparse.Namespace) -> Iterable[tuple[str, list[Row]]]:
     precision = arguments.precision
     stem = f"resnet50_v1_5-{precision}"
     speeds = [
@@ -282,6 +397,10 @@ def measure(scratch: Path, arguments: argparse.Namespace) -> Iterable[tuple[str,
         f"Images keep the compute busy, {precision}, batch {BATCH_SIZES[1]}, medians of alternated rounds",
         feeding_rows(fed, drawn["mean_bytes"], arguments.images, len(launched.cpus)),
     )
+
+
+def preparing(scratch: Path, arguments: argparse.Namespace) -> Iterable[tuple[str, list[Row]]]:
+    launched = launch_here(scratch)
     folder, count = scratch / "prepare", 4 * arguments.images
     folder.mkdir()
     prepared = beside(scratch, launched, "prepare", folder=str(folder), images=count, rounds=arguments.rounds)
@@ -298,6 +417,7 @@ def lines(title: str, rows: Sequence[Row]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="sections (default: all)")
     parser.add_argument("--strict", action="store_true", help="exit 1 when a target is missed")
     parser.add_argument("--runs", type=int, default=7, help="collections of each kind (default: 7)")
     parser.add_argument("--rounds", type=int, default=3, help="turns between dummy data and JPEGs (default: 3)")

@@ -98,3 +98,53 @@ def test_a_line_ends_with_its_target_and_whether_it_was_met(met: bool, word: str
 def test_a_figure_without_a_target_is_neither_met_nor_missed() -> None:
     (_, line, _) = overhead.lines("Title", [overhead.Row("figure", "0.31 s")])
     assert line.split() == ["figure", "0.31", "s"]
+
+
+def side(*turns: list[float]) -> overhead.Trained:
+    return overhead.trained({"step_s": turns, "processor_s": [2 * sum(turn) for turn in turns]})
+
+
+def test_the_median_of_all_steps_is_not_that_of_the_turns() -> None:
+    found = side([1.0, 2.0, 9.0], [1.0, 1.0, 2.0])
+    assert found == overhead.Trained(step_s=1.5, by_turn_s=(2.0, 1.0), processor_s=pytest.approx((8 + 8 / 3) / 2))
+
+
+@pytest.mark.parametrize(("ours", "met"), [(1.0, True), (1.05, True), (1.06, False), (2.0, False)])
+def test_training_is_held_against_the_speed_of_fit(ours: float, met: bool) -> None:
+    rows = overhead.training_rows("bf16", side([ours] * 3, [ours] * 3), side([1.0] * 3, [1.0] * 3), 16)
+    assert [row.met for row in rows if row.target] == [met]
+    assert rows[1].value == "16.00 images/s" and rows[2].value == f"{1 / ours:.1%}"
+
+
+def test_pairs_of_turns_are_told_with_their_range() -> None:
+    rows = overhead.training_rows("fp32", side([2.0], [1.0], [1.0]), side([1.0], [1.0], [1.5]), 16)
+    assert rows[3].value == "100.0% (50.0% to 150.0%)"
+    assert rows[4].value == "2.00 s beside 2.00 s, 100.0%"
+
+
+@pytest.mark.parametrize(("native", "bf16", "met"), [(True, 0.5, True), (True, 1.5, False), (False, 1.5, None)])
+def test_bf16_must_train_faster_only_where_the_cpu_has_it(native: bool, bf16: float, met: bool | None) -> None:
+    (row,) = overhead.bf16_rows(side([1.0]), side([bf16]), native)
+    assert row.met is met and row.value.startswith(f"{1 / bf16:.2f}, ")
+
+
+@pytest.mark.parametrize(("ended", "met"), [(1_009_000_000, True), (990_000_000, True), (1_011_000_000, False)])
+def test_memory_may_grow_by_less_than_a_hundredth(ended: int, met: bool) -> None:
+    resident = [5] * 10 + [1_000_000_000] * 300 + [ended] * 190
+    told = {
+        "resident_bytes": resident,
+        "used_bytes": [2_000_000] * 500,
+        "step_s": [9.0] * 10 + [1.0] * 490,
+        "wait_s": [0.0] * 500,
+    }
+    memory, used, steady = overhead.long_rows(told)
+    assert (used.value, used.met) == ("0.0 MB of 2 MB, 0.00%", None)
+    assert len(overhead.long_rows({**told, "used_bytes": []})) == 2
+    assert memory.met is met and memory.figure == "resident memory grows, steps 10 to 500"
+    assert (steady.value, steady.met) == ("1.00", None)
+
+
+def test_a_section_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        overhead.main(["--only", "lunch"])
+    assert "collecting" in capsys.readouterr().err
