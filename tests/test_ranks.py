@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import os
@@ -17,6 +16,7 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 datasets = pytest.importorskip("sklearn.datasets")
 
+from ranks_sessions import needs_horovod  # noqa: E402
 from test_training_program import ARGUMENTS, SHORT, run  # noqa: E402
 
 from conformance import wire  # noqa: E402
@@ -38,10 +38,6 @@ pytestmark = pytest.mark.tensorflow
 ENGINE = {"engine": "horovod", "world_size": 2}
 MPIRUN = Path(sys.prefix) / "bin" / "mpirun"
 PROGRAM = Path(__file__).with_name("ranks_program.py")
-needs_horovod = pytest.mark.skipif(
-    importlib.util.find_spec("horovod") is None or not MPIRUN.exists(),
-    reason="Horovod and its mpirun are not installed beside this Python",
-)
 # Two epochs of ten steps, of two ranks with eight images each.
 GIVEN = {**ARGUMENTS, **SHORT, "network": "tiny", "train_images": 160, "epochs": 2}
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ranks_sessions import MPIRUN, SHORT, needs_horovod, needs_mpirun, small_stack
+from ranks_sessions import MPIRUN, SHORT, WITH_MPIRUN, needs_horovod, small_stack
 from session_examples import session
 from test_launch_ranks import RANK, left
 
@@ -23,7 +23,7 @@ from conformance.launch.ranks import Ranks, compose_ranks
 from conformance.launch.rules import subject_path
 from conformance.launch.supervision import Limits, Outcome, Start, run_subjects
 
-pytestmark = [pytest.mark.outside, needs_mpirun]
+pytestmark = [pytest.mark.outside, *WITH_MPIRUN]
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel")
 MISSING = [name for name in PROGRAMS if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None]
 PATIENCE_S = 60.0

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from ranks_sessions import SHORT, needs_horovod, small_stack
+from ranks_sessions import SHORT, WITH_HOROVOD, small_stack
 from session_examples import ROOT, Ended, command, environment
 
 pytestmark = [
     pytest.mark.outside,
     pytest.mark.tensorflow,
     pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="no TensorFlow in this interpreter"),
-    needs_horovod,
+    *WITH_HOROVOD,
 ]
 PATIENCE_S = 240.0  # for what takes seconds on a quiet machine
 NETWORK = "10.77.0"
