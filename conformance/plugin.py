@@ -34,6 +34,8 @@ MARKERS = {
     "smoke": "training for a hundred steps or more: does the loss fall?",
     "convergence": "training to an accuracy, on images that are at hand",
     "documented": "training as long as the recipe says, on ImageNet",
+    "ranks": "trained by several ranks",
+    "slow": "takes long, or more than this machine has; leave it out with -m 'not slow'",
     "imagenet": "needs ImageNet (--data-location) and a trained graph (--in-graph)",
     "digits": "the embedded default, handwritten digits",
 }

@@ -88,6 +88,7 @@ class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """One claim: a documented run and the bands that its metrics must lie in.
 
     A case with a ``world_size`` is trained by so many ranks; what else is said of ranks, and threads, belongs to it.
+    ``slow`` ones have a marker to leave them out by.
     """
 
     id: str
@@ -100,6 +101,7 @@ class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     warmup_steps: Positive | None = None
     steps: Positive | None = None
     time_limit_s: Positive = 3600
+    slow: bool = False
     world_size: Positive | None = None
     ranks_per_socket: Positive | None = None
     launcher: Launcher | None = None
@@ -112,7 +114,8 @@ class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     @property
     def markers(self) -> tuple[str, ...]:
-        return tuple(m for m in (self.precision, self.mode, self.dataset) if m not in ("dummy", "synthetic"))
+        found = (self.precision, self.mode, self.dataset, "ranks" if self.world_size else "", "slow" if self.slow else "")
+        return tuple(marker for marker in found if marker not in ("dummy", "synthetic", ""))
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
