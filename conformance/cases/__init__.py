@@ -114,8 +114,9 @@ class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     @property
     def markers(self) -> tuple[str, ...]:
-        found = (self.precision, self.mode, self.dataset, "ranks" if self.world_size else "", "slow" if self.slow else "")
-        return tuple(marker for marker in found if marker not in ("dummy", "synthetic", ""))
+        told = {"ranks": self.world_size is not None, "slow": self.slow}
+        of_data = () if self.dataset in ("dummy", "synthetic") else (self.dataset,)
+        return (self.precision, self.mode, *of_data, *(name for name, holds in told.items() if holds))
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
