@@ -47,9 +47,10 @@ ENVIRONMENT = {
     "TF_ENABLE_ONEDNN_OPTS": "1",
     "HOROVOD_STALL_CHECK_TIME_SECONDS": "10",
     "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "600",
+    "OMPI_MCA_mpi_yield_when_idle": "1",
     "CONFORMANCE_LAUNCH": "/run/jobs/case.json",
 }
-EXPORTS = tuple(word for name in ENVIRONMENT for word in ("-x", name))
+EXPORTS = tuple(word for name in ENVIRONMENT if not name.startswith("OMPI_MCA_") for word in ("-x", name))
 ROW = """
 [[case]]
 id = "ranks"
@@ -372,7 +373,7 @@ def test_what_the_user_set_is_kept_and_passed_on_to_every_rank() -> None:
     )
     exported = re.findall(r"-x (\S+)", " ".join(made.launched.argv))
     assert exported[-2:] == ["OMP_NUM_THREADS", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS"]
-    assert len(exported) == len(set(exported)) == len(ENVIRONMENT)
+    assert len(exported) == len(set(exported)) == len(EXPORTS) // 2
 
 
 def test_ranks_on_other_machines_are_reached_over_the_network_that_was_named() -> None:

@@ -33,6 +33,10 @@ _ELASTIC_TIMEOUT_S = 60  # for the ranks that are left to find each other again
 # the precision, is under no other limit and takes minutes on a busy machine.
 STALL = {"HOROVOD_STALL_CHECK_TIME_SECONDS": "10", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "600"}
 
+# Horovod's thread asks the other ranks every millisecond, and Open MPI spins until they answer. With one core a rank,
+# that takes a third of a step from the thread that computes, unless it yields.
+YIELD = {"OMPI_MCA_mpi_yield_when_idle": "1"}
+
 # mpirun takes 8 minutes to notice that the connection to another machine is dead, and its ranks wait as long. So it and
 # its daemons there notice after 10 s and three probes 5 s apart, and end; user's values win, as for any variable.
 DEAD_CONNECTION = {
@@ -115,8 +119,8 @@ def compose_ranks(
     inter = request.num_inter_threads or drive.inter_op_threads or ranks.inter_op_threads or 1
     intra, thread_notes = _intra_threads(host, drive, request, ranks, layout)
     rules = STALL if layout.bound else {**STALL, "KMP_AFFINITY": "verbose,none"}  # compact would stack unbound ranks
-    if ranks.machines and ranks.launcher != "horovodrun":
-        rules = {**rules, **DEAD_CONNECTION}
+    if ranks.launcher != "horovodrun":
+        rules = {**rules, **YIELD, **(DEAD_CONNECTION if ranks.machines else {})}
     env, env_notes = environment(host, intra, subject_path, environ, rules)
     if ranks.launcher != "horovodrun":
         # mpirun tags every write of a rank: lines must come whole, and do on the terminal that it gives to each.
@@ -131,8 +135,9 @@ def compose_ranks(
         argv = (*layout.binder, program, *_horovodrun(ranks), *subject)
     else:
         users = (*thread_variables(host, intra), *rules, *(("LD_LIBRARY_PATH",) if ranks.machines else ()))
-        names = [name for name, value in env.items() if value is not None and name not in DEAD_CONNECTION]
-        names += dict.fromkeys(name for name in users if environ.get(name) and name not in (*names, *DEAD_CONNECTION))
+        own = (*YIELD, *DEAD_CONNECTION)  # mpirun's, which it passes on by itself
+        names = [name for name, value in env.items() if value is not None and name not in own]
+        names += dict.fromkeys(name for name in users if environ.get(name) and name not in (*names, *own))
         argv = (*layout.binder, program, *_mpirun(ranks, layout, root, names), *subject)
     script = None
     if ranks.launcher == "srun":
