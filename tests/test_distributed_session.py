@@ -79,7 +79,7 @@ def stand_in(place: Path, case: str, *argv: str, **changes: Any) -> Ended:
     script.write_text(f"ANSWER = { ({**USUAL, **changes})!r}\n{STAND_IN}", encoding="utf-8")
     stack = interpreter(place, f'exec "$real" {script} "$@"')
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    return session(place, "suites/distributed", "-k", case, "--stack", stack, "--hw", "generic-cpu",
+    return session(place, "suites/distributed", "-k", case, "--stack", stack, "--hw", "small-cpu",
                    "--hw-mismatch", "run", "--oversubscribe", *argv, env={"PATH": path})  # fmt: skip
 
 
@@ -131,6 +131,7 @@ def test_scaling_takes_turns_and_is_judged_by_its_efficiency(
     (record,) = ended.run.records
     assert judged(ended) == {"scaling_efficiency": verdict}, ended.text
     assert record.metrics["scaling_efficiency"] == pytest.approx(efficiency)
+    assert record.batch_size == 32
     events = sorted((Path(ended.run.directory) / "events").glob("*-block?.jsonl"), key=lambda path: path.name)
     sizes = [json.loads(path.read_text().splitlines()[-1])["result"]["world_size"] for path in events]
     assert sizes == [1 if turn == "A" else 2 for turn in ORDER]
