@@ -25,10 +25,11 @@ from conformance.data.digits import write_digits  # noqa: E402
 from conformance.data.preprocessing import digits_eval  # noqa: E402
 from conformance.data.shards import find_shards, record_count  # noqa: E402
 from conformance.data.training import CROPS, Split, batches, files_suffice, synthetic  # noqa: E402
+from conformance.judging.scaling import rank_metrics  # noqa: E402
 from conformance.models import resnet  # noqa: E402
 from conformance.models.resnet import ResNet, Variant  # noqa: E402
 from conformance.subject.events import events_path  # noqa: E402
-from conformance.subject.ranks import Alone, compared, joined, parsed  # noqa: E402
+from conformance.subject.ranks import Alone, joined, parsed  # noqa: E402
 from conformance.subject.training_arguments import check  # noqa: E402
 from conformance.subject.training_step import Step  # noqa: E402
 from conformance.wire import Refused  # noqa: E402
@@ -230,13 +231,6 @@ def test_a_checkpoint_of_other_ranks_is_not_resumed(data: str, tmp_path: Path) -
         run(data, **{**GIVEN, "model_dir": str(tmp_path / "model"), "resume": True})
 
 
-def test_the_skew_is_that_of_computing_and_the_share_that_of_an_idle_reduction() -> None:
-    told = [{"compute_s": [9.0, 1.0, 1.0], "step_s": [9.0, 2.0, 2.0]}, {"compute_s": [1.5] * 3, "step_s": [2.0] * 3}]
-    found = compared(told, 0.5)
-    assert (found["rank_skew"], found["allreduce_s"], found["allreduce_share"]) == (0.4, 0.5, 0.25)
-    assert compared([{"compute_s": [], "step_s": [1.0]}], None)["rank_skew"] is None
-
-
 def test_a_process_by_itself_changes_nothing() -> None:
     told, gradients = tf.zeros([5]), [tf.ones([2])]
     with joined(None) as alone:
@@ -364,7 +358,8 @@ def test_the_first_rank_tells_of_all_what_they_took_and_where_they_were(together
         assert [len(rank[name]) for name in ("step_s", "wait_s", "compute_s", "reduce_s")] == [20] * 4
         parts = np.add(rank["compute_s"], rank["reduce_s"])
         assert (parts <= rank["step_s"]).all() and rank["examples_per_s"] > 0
-    assert told["allreduce_s"] > 0 and told["allreduce_share"] > 0 and told["rank_skew"] >= 0
+    found = rank_metrics(told["ranks"], 2, 8, told["allreduce_s"], warmup=0)
+    assert told["allreduce_s"] > 0 and found["allreduce_share"] > 0 and found["rank_skew"] >= 0
 
 
 @needs_horovod

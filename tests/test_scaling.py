@@ -93,6 +93,15 @@ def test_skew_is_of_computing_and_a_straggler_of_waiting_as_well() -> None:
     assert rank_metrics([{**r, "wait_s": [0.0] * 30} for r in ranks], 3, 8)["straggler_share"] == 1.0
 
 
+def test_the_skew_is_that_of_computing_and_the_share_that_of_an_idle_reduction() -> None:
+    told = [{"rank": 0, "compute_s": [9.0, 1.0, 1.0], "step_s": [9.0, 2.0, 2.0], "wait_s": [0.0] * 3},
+            {"rank": 1, "compute_s": [1.5] * 3, "step_s": [2.0] * 3, "wait_s": [0.0] * 3}]  # fmt: skip
+    found = rank_metrics(told, 2, 8, 0.5, warmup=0)
+    assert (found["rank_skew"], found["allreduce_share"]) == (0.4, 0.25)
+    alone = [{"rank": 0, "compute_s": [], "step_s": [1.0], "wait_s": [0.0]}]
+    assert "rank_skew" not in rank_metrics(alone, 1, 8, None, warmup=0)
+
+
 def test_ranks_that_are_equally_slow_have_no_straggler() -> None:
     found = rank_metrics([report(n, compute_s=[0.2] * 30) for n in range(4)], 4, 8)
     assert (found["rank_skew"], found["straggler_share"]) == (0.0, 0.0)

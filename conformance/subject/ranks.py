@@ -303,21 +303,6 @@ def joined(given: Optional[Dict[str, Any]]) -> Iterator[Ranks]:
         ranks.close()
 
 
-def compared(told: Sequence[Dict[str, Any]], reduction_s: Optional[float]) -> Dict[str, Any]:
-    """Return ``ranks`` (what each told), and how they stand beside each other.
-
-    rank_skew is how far the slowest is behind the fastest in computing its gradients, over the median of all (by each
-    rank's median step); allreduce_s is what one reduction takes with nothing else to do, and allreduce_share that over
-    the median step. None where ranks are not joined.
-    """
-    found = {"ranks": list(told), "rank_skew": None, "allreduce_s": reduction_s, "allreduce_share": None}
-    computed = [statistics.median(rank["compute_s"]) for rank in told if rank["compute_s"]]
-    if reduction_s is not None and computed:
-        found["rank_skew"] = (max(computed) - min(computed)) / statistics.median(computed)
-        found["allreduce_share"] = reduction_s / statistics.median(told[0]["step_s"])
-    return found
-
-
 def _tells_of_another(error: Exception) -> bool:
     lost = any(words in str(error) for words in LOST)
     return type(error).__name__ == "HorovodInternalError" or (isinstance(error, tf.errors.OpError) and lost)

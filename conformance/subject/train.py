@@ -42,7 +42,7 @@ from conformance.subject.evaluation import Evaluation
 from conformance.subject.events import Events
 from conformance.subject.freeze import frozen, write_graph
 from conformance.subject.interruption import Interrupted, Interruption
-from conformance.subject.ranks import Alone, Ranks, compared, joined
+from conformance.subject.ranks import Alone, Ranks, joined
 from conformance.subject.training_arguments import check
 from conformance.subject.training_log import TrainingLog
 from conformance.subject.training_step import COMPUTE, Step
@@ -385,7 +385,7 @@ class Run:
         self._save()
         self.told["resident_bytes"][1] = _resident_bytes()
         reduction_s = self._step.reduction_s()
-        self.told.update(compared(self._ranks.gather(self._own()), reduction_s))
+        self.told.update(ranks=self._ranks.gather(self._own()), allreduce_s=reduction_s)
         self.told["reductions"] = self._reductions(reduction_s)
         return by
 
