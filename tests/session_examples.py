@@ -163,6 +163,37 @@ def interpreter(place: Path, body: str) -> str:
     return str(path)
 
 
+# Stands in place of each subject, or rank, of a training: it answers at once with what its ``trained()`` tells.
+STAND_IN_BEGIN = """
+import json, os, sys
+from conformance import wire
+
+job = wire.read_job(sys.argv[-1])
+a, rank = job.arguments, int(os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
+
+def send(kind, **fields):
+    with open(job.events + (".rank%d" % rank if rank else ""), "ab") as file:
+        file.write(wire.event_line(kind, fields))
+"""
+STAND_IN_END = """
+send(wire.STARTED, tensorflow="2.99")
+if job.kind == wire.WRITE_DIGITS:
+    os.makedirs(a["output"])
+    splits = {"train": {"images": 1433, "shards": []}, "validation": {"images": 364, "shards": []}}
+    with open(os.path.join(a["output"], "dataset.json"), "w") as file:
+        json.dump({"schema": 1, "dataset": "digits", "classes": 10, "splits": splits}, file)
+send(wire.RESULT, result=trained() if job.kind == wire.TRAIN and not rank else {})
+"""
+
+
+def stand_in(place: Path, facts: str, trained: str) -> str:
+    """Make a stack whose subjects answer a training with ``trained``, a function's source that uses ``facts``."""
+    script = place / "stand_in.py"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text(f"{facts}\n{STAND_IN_BEGIN}{trained}{STAND_IN_END}", encoding="utf-8")
+    return interpreter(place, f'exec "$real" {script} "$@"')
+
+
 def suites(place: Path, table: str) -> Path:
     """Make a project with one suite of its own: its latency cases are the rows of ``table``."""
     suite = place / "project" / "suites" / "mine"

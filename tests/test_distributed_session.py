@@ -9,27 +9,16 @@ from typing import Any
 
 import pytest
 from ranks_sessions import BIN, WITH_HOROVOD
-from session_examples import Ended, interpreter, session
+from session_examples import Ended, interpreter, session, stand_in
 
 from conformance.fixtures.scaling import ORDER
 
 pytestmark = [pytest.mark.outside, *WITH_HOROVOD]
 
-# Stands in place of each rank. ANSWER is what it tells that is not usual.
-STAND_IN = """
-import json, os, sys, time
-from conformance import wire
-
-job = wire.read_job(sys.argv[-1])
-a, rank = job.arguments, int(os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
-size = a["ranks"]["world_size"] if a.get("ranks") else 1
-place = job.events + (".rank%d" % rank if rank else "")
-
-def send(kind, **fields):
-    with open(place, "ab") as file:
-        file.write(wire.event_line(kind, fields))
-
+# What rank 0 answers; ANSWER is what is not usual.
+TRAINED = """
 def trained():
+    size = a["ranks"]["world_size"] if a.get("ranks") else 1
     steps = a["max_train_steps"] or 24
     step_s = ANSWER["step_s"][str(size)]
     losses = [3.0 - 0.02 * step + (ANSWER["off"] if size > 1 and step == 5 else 0) for step in range(steps)]
@@ -54,14 +43,6 @@ def trained():
         "allreduce_s": 0.01 if size > 1 else None,
         "reductions": [[10**6, 0.001], [16 * 10**6, 0.009], [10**8, 0.051]] if size > 1 else [],
     }
-
-send(wire.STARTED, tensorflow="2.99")
-if job.kind == wire.WRITE_DIGITS:
-    os.makedirs(a["output"])
-    splits = {"train": {"images": 1433, "shards": []}, "validation": {"images": 364, "shards": []}}
-    with open(os.path.join(a["output"], "dataset.json"), "w") as file:
-        json.dump({"schema": 1, "dataset": "digits", "classes": 10, "splits": splits}, file)
-send(wire.RESULT, result=trained() if job.kind == wire.TRAIN and not rank else {})
 """
 USUAL: dict[str, Any] = {
     "step_s": {"1": 1.0, "2": 1.1},
@@ -73,11 +54,10 @@ USUAL: dict[str, Any] = {
 }
 
 
-def stand_in(place: Path, case: str, *argv: str, **changes: Any) -> Ended:
+def answered(place: Path, case: str, *argv: str, **changes: Any) -> Ended:
     """Run a case of the suite with stand-ins, which answer as USUAL but for ``changes``."""
-    script = place / "stand_in.py"
-    script.write_text(f"ANSWER = { ({**USUAL, **changes})!r}\n{STAND_IN}", encoding="utf-8")
-    stack = interpreter(place, f'exec "$real" {script} "$@"')
+    usual = {**USUAL, **changes}
+    stack = stand_in(place, f"ANSWER = {usual!r}", TRAINED)
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     return session(place, "suites/distributed", "-k", case, "--stack", stack, "--hw", "small-cpu",
                    "--hw-mismatch", "run", "--oversubscribe", *argv, env={"PATH": path})  # fmt: skip
@@ -89,7 +69,7 @@ def judged(ended: Ended) -> dict[str, str]:
 
 
 def test_ranks_are_judged_beside_one_rank_with_all_images_of_a_step(tmp_path: Path) -> None:
-    ended = stand_in(tmp_path, "fp32-2-ranks-mpirun")
+    ended = answered(tmp_path, "fp32-2-ranks-mpirun")
     (record,) = ended.run.records
     assert (record.verdict, ended.status) == ("inside", 0), ended.text
     assert record.metrics["loss_off_one_rank"] == record.metrics["weights_differ"] == 0
@@ -111,13 +91,13 @@ def test_ranks_are_judged_beside_one_rank_with_all_images_of_a_step(tmp_path: Pa
 
 
 def test_a_loss_that_is_not_that_of_one_rank_is_outside(tmp_path: Path) -> None:
-    ended = stand_in(tmp_path, "fp32-2-ranks-mpirun", off=0.01)
+    ended = answered(tmp_path, "fp32-2-ranks-mpirun", off=0.01)
     assert ended.status == 1 and judged(ended)["loss_off_one_rank"] == "outside", ended.text
     assert ended.run.records[0].metrics["loss_off_one_rank"] == pytest.approx(0.01 / 2.9, rel=1e-6)
 
 
 def test_ranks_that_end_with_other_weights_are_outside(tmp_path: Path) -> None:
-    ended = stand_in(tmp_path, "bf16-2-ranks-mpirun", differ=True)
+    ended = answered(tmp_path, "bf16-2-ranks-mpirun", differ=True)
     if ended.run.records[0].verdict == "not run":
         pytest.skip("no instructions for bf16 here")
     assert ended.status == 1 and judged(ended)["weights_differ"] == "outside", ended.text
@@ -127,7 +107,7 @@ def test_ranks_that_end_with_other_weights_are_outside(tmp_path: Path) -> None:
 def test_scaling_takes_turns_and_is_judged_by_its_efficiency(
     tmp_path: Path, step_s: float, verdict: str, efficiency: float
 ) -> None:
-    ended = stand_in(tmp_path, "fp32-2-ranks-scaling", step_s={"1": 1.0, "2": step_s})
+    ended = answered(tmp_path, "fp32-2-ranks-scaling", step_s={"1": 1.0, "2": step_s})
     (record,) = ended.run.records
     assert judged(ended) == {"scaling_efficiency": verdict}, ended.text
     assert record.metrics["scaling_efficiency"] == pytest.approx(efficiency)
@@ -142,7 +122,7 @@ def test_scaling_takes_turns_and_is_judged_by_its_efficiency(
 
 def test_the_gate_leaves_mlperfs_log_and_names_its_rules(tmp_path: Path) -> None:
     pytest.importorskip("mlperf_logging")
-    ended = stand_in(tmp_path, "digits-gate")
+    ended = answered(tmp_path, "digits-gate")
     (record,) = ended.run.records
     assert (record.verdict, ended.status) == ("inside", 0), ended.text
     log = (Path(ended.run.directory) / record.artefacts["mlperf_log"].path).read_text()
@@ -156,13 +136,13 @@ def test_the_gate_leaves_mlperfs_log_and_names_its_rules(tmp_path: Path) -> None
 def test_a_hopeless_run_is_outside_and_says_why_it_was_stopped(tmp_path: Path) -> None:
     pytest.importorskip("mlperf_logging")
     why = "At epoch 8 top-1 is 0.1, and less than 0.6 is hopeless: made up."
-    ended = stand_in(tmp_path, "digits-gate", top1=[30, 36], hopeless=why, stopped_by="early check")
+    ended = answered(tmp_path, "digits-gate", top1=[30, 36], hopeless=why, stopped_by="early check")
     assert ended.status == 1 and judged(ended)["top1"] == "outside", ended.text
     assert why in ended.run.records[0].notes
 
 
 def test_one_rank_alone_has_nothing_to_scale_to(tmp_path: Path) -> None:
-    ended = stand_in(tmp_path, "fp32-2-ranks-scaling", "--mpi-num-processes", "1")
+    ended = answered(tmp_path, "fp32-2-ranks-scaling", "--mpi-num-processes", "1")
     assert (ended.status, ended.run.records[0].verdict) == (5, "not run"), ended.text
     assert "Scaling needs 2 ranks or more, and --mpi-num-processes is 1." in ended.run.records[0].reason
 

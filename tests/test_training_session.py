@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from session_examples import Ended, interpreter, session
+from session_examples import Ended, session, stand_in
 
 from conformance.fixtures.digests import file_digest
 from conformance.fixtures.training_plan import DIGITS_IMAGES
@@ -56,18 +56,8 @@ def test_the_report_holds_the_training(short: Ended) -> None:
     assert CASE in page and "<h2>Training</h2>" in page and "<h2>Accuracy by precision</h2>" in page
 
 
-# Stands in place of each subject: it answers at once, with right answers that follow from precision and seed.
-STAND_IN = """
-import json, os, sys
-from conformance import wire
-
-job = wire.read_job(sys.argv[-1])
-a = job.arguments
-
-def send(kind, **fields):
-    with open(job.events, "ab") as file:
-        file.write(wire.event_line(kind, fields))
-
+# Right answers that follow from precision and seed.
+TRAINED = """
 def trained():
     if a["export_saved_model"]:
         os.makedirs(a["export_saved_model"])
@@ -84,33 +74,22 @@ def trained():
         "correct": "%092x" % int(bits, 2), "reading": None if a["eval_only"] else READING,
         "kernels": [], "native_share": None if a["eval_only"] else 1.0,
     }
-
-send(wire.STARTED, tensorflow="2.99")
-if job.kind == wire.WRITE_DIGITS:
-    os.makedirs(a["output"])
-    splits = {"train": {"images": 1433, "shards": []}, "validation": {"images": 364, "shards": []}}
-    with open(os.path.join(a["output"], "dataset.json"), "w") as file:
-        json.dump({"schema": 1, "dataset": "digits", "classes": 10, "splits": splits}, file)
-send(wire.RESULT, result=trained() if job.kind == wire.TRAIN else {})
 """
 BUSY = {"steal_s": 1.0, "busy_s": 1.0, "own_s": 1.0, "elapsed_s": 2.0, "throttle_events": None, "cpus": 2}
 TWINS = "resnet50_v1_5 and digits and not shuffled"
 needs_bf16 = pytest.mark.skipif("bf16" not in native_precisions(detect()), reason="no instructions for bf16 here")
 
 
-def stand_in(place: Path, hits: dict[str, tuple[int, ...]], *argv: str) -> Ended:
+def answered(place: Path, hits: dict[str, tuple[int, ...]], *argv: str) -> Ended:
     """Run the digits' rows of ResNet50 with stand-ins that answer so many images right, a number for each seed."""
-    script = place / "stand_in.py"
-    script.parent.mkdir(parents=True, exist_ok=True)
-    script.write_text(f"READING = {BUSY!r}\nHITS = {hits!r}\n{STAND_IN}", encoding="utf-8")
-    stack = interpreter(place, f'exec "$real" {script} "$@"')
+    stack = stand_in(place, f"READING = {BUSY!r}\nHITS = {hits!r}", TRAINED)
     return session(place, "suites/training", "-k", TWINS, "--stack", stack, "--hw", "generic-cpu",
                    "--hw-mismatch", "run", *argv)  # fmt: skip
 
 
 @needs_bf16
 def test_each_seed_is_a_training_of_its_own_and_fp32_is_trained_once_for_both_rows(tmp_path: Path) -> None:
-    ended = stand_in(tmp_path, {"fp32": (360, 361, 362), "bf16": (358, 352, 354)}, "--repeats", "3",
+    ended = answered(tmp_path, {"fp32": (360, 361, 362), "bf16": (358, 352, 354)}, "--repeats", "3",
                      "--export-saved-model")  # fmt: skip
     fp32, bf16 = ended.run.records
     assert (fp32.verdict, bf16.verdict, ended.status) == ("inside", "unstable", 0), ended.text
@@ -128,7 +107,7 @@ def test_each_seed_is_a_training_of_its_own_and_fp32_is_trained_once_for_both_ro
 
 @needs_bf16
 def test_one_seed_is_decided_by_its_answers_and_a_busy_machine_does_not_touch_them(tmp_path: Path) -> None:
-    ended = stand_in(tmp_path, {"fp32": (364,), "bf16": (300,)})
+    ended = answered(tmp_path, {"fp32": (364,), "bf16": (300,)})
     fp32, bf16 = ended.run.records
     assert (fp32.verdict, bf16.verdict, ended.status) == ("inside", "outside", 1), ended.text
     told = {judgement.metric: judgement.verdict for judgement in bf16.judgements}
@@ -141,7 +120,7 @@ def test_one_seed_is_decided_by_its_answers_and_a_busy_machine_does_not_touch_th
 
 @needs_bf16
 def test_a_checkpoint_that_is_judged_alone_has_accuracy_and_nothing_else(tmp_path: Path) -> None:
-    ended = stand_in(tmp_path, {"fp32": (360,), "bf16": (350,)}, "--eval-only", "--model-dir", str(tmp_path / "kept"))
+    ended = answered(tmp_path, {"fp32": (360,), "bf16": (350,)}, "--eval-only", "--model-dir", str(tmp_path / "kept"))
     fp32, bf16 = ended.run.records
     told = {judgement.metric: judgement.verdict for judgement in bf16.judgements}
     assert told == {"top1": "outside", "top1_below_fp32": "unjudged", "native_share": "unjudged"}, ended.text
