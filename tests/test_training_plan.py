@@ -17,7 +17,7 @@ from conformance.errors import UsageError
 from conformance.fixtures.options import Options
 from conformance.fixtures.session import Session
 from conformance.fixtures.training_plan import COLUMNS, ROWS, lines, newest, plot
-from conformance.records import Record
+from conformance.records import Record, Scaling, ScalingPoint
 from conformance.records.run_file import RunWriter
 
 ROOT = Path(__file__).parents[1]
@@ -132,9 +132,36 @@ def test_ranks_share_the_epochs_and_raise_the_rate(tmp_path: Path) -> None:
     found = told(tmp_path, DOCUMENTED, mpi_num_processes=16)
     assert found[0].endswith("90 epochs of 1,251 steps: 112,590 steps")
     assert found[1].startswith("global batch 1,024 by 16 ranks of 64, peak rate 0.512 after 6,255 steps of warm-up")
-    assert found[3] == "time: not told of several ranks by the speed of one process"
+    assert found[3].startswith("time: no scaling to 16 ranks was measured on this profile yet: run `pytest")
     strong = told(tmp_path, DOCUMENTED, mpi_num_processes=16, scaling="strong")
     assert strong[1].startswith("global batch 64 by 16 ranks of 4, peak rate 0.032 after 100,091 steps")
+
+
+def scaled() -> Record:
+    """Return a record of two ranks that were measured, with 32 predicted, and 64 of which nothing is known."""
+    points = {
+        ranks: ScalingPoint(ranks=ranks, step_s=1.0, images_per_s=64.0 * ranks, efficiency=0.9, bytes_per_host=2**30)
+        for ranks in (2, 32)
+    }
+    found = Scaling(kind="weak", measured=(points[2],), predicted=(points[2], points[32]), model="ring", assumptions=())
+    return msgspec.structs.replace(measured(None), scaling=found)
+
+
+def test_the_time_of_ranks_is_told_by_their_scaling_and_a_prediction_is_called_one(tmp_path: Path) -> None:
+    write_run(tmp_path, "run-20261120-080000-aaaa", scaled(), measured())
+    of_two = told(tmp_path, DOCUMENTED, mpi_num_processes=2)
+    assert of_two[3].startswith(
+        "time: 10 d 10 h a run without evaluations at 128.0 images/s as measured, by the scaling of 2026-11"
+    )
+    of_32 = told(tmp_path, DOCUMENTED, mpi_num_processes=32)
+    assert "at 2,048.0 images/s as predicted, never measured, by the scaling of 2026-11-20 in run-2026" in of_32[3]
+    assert "predicted, never measured here: scaling efficiency 90.0 % at 32 ranks" in of_32
+    assert "says nothing of 64 ranks" in told(tmp_path, DOCUMENTED, mpi_num_processes=64)[3]
+
+
+def test_a_scaling_in_another_precision_tells_no_time(tmp_path: Path) -> None:
+    write_run(tmp_path, "run-20261120-080000-aaaa", msgspec.structs.replace(scaled(), precision="bf16"))
+    assert "no scaling to 2 ranks was measured" in told(tmp_path, DOCUMENTED, mpi_num_processes=2)[3]
 
 
 def test_synthetic_images_are_not_evaluated_and_images_that_are_given_are_counted(tmp_path: Path) -> None:
