@@ -130,17 +130,18 @@ def test_bf16_must_train_faster_only_where_the_cpu_has_it(native: bool, bf16: fl
 
 @pytest.mark.parametrize(("ended", "met"), [(1_009_000_000, True), (990_000_000, True), (1_011_000_000, False)])
 def test_memory_may_grow_by_less_than_a_hundredth(ended: int, met: bool) -> None:
-    resident = [5] * 10 + [1_000_000_000] * 300 + [ended] * 190
+    series = [5] * 10 + [1_000_000_000] * 300 + [ended] * 190
     told = {
-        "resident_bytes": resident,
-        "used_bytes": [2_000_000] * 500,
+        "resident_bytes": [2_000_000] * 250 + [3_000_000] * 250,
+        "used_bytes": series,
         "step_s": [9.0] * 10 + [1.0] * 490,
         "wait_s": [0.0] * 500,
     }
-    memory, used, steady = overhead.long_rows(told)
-    assert (used.value, used.met) == ("0.0 MB of 2 MB, 0.00%", None)
-    assert len(overhead.long_rows({**told, "used_bytes": []})) == 2
-    assert memory.met is met and memory.figure == "resident memory grows, steps 10 to 500"
+    memory, resident, steady = overhead.long_rows(told)
+    assert (resident.value, resident.met) == ("1.0 MB of 2 MB, 50.00%", None)
+    assert memory.met is met and memory.figure == "memory grows, steps 10 to 500"
+    of_old = overhead.long_rows({**told, "used_bytes": [], "resident_bytes": series})
+    assert len(of_old) == 2 and of_old[0].met is met
     assert (steady.value, steady.met) == ("1.00", None)
 
 
