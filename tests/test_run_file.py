@@ -156,7 +156,7 @@ def test_a_line_with_an_unknown_field_is_an_error(tmp_path: Path) -> None:
 def test_another_schema_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / RUN_FILE
     file.write_text('{"line": "header", "schema": 7, "new": true}\n')
-    with pytest.raises(UsageError, match=r"has schema 7, this version reads 1\. Hint: Read it with the version"):
+    with pytest.raises(UsageError, match=r"has schema 7, this version reads 1 and 2\. Hint: Read it with the version"):
         read_run(file)
 
 

@@ -102,27 +102,29 @@ def _straggler_share(ready_s: Sequence[Sequence[float]]) -> float:
     return max(Counter(slowest).values(), default=0) / len(steps)
 
 
-def measured_scaling(blocks: Sequence[Block]) -> Scaling:
+def measured_scaling(blocks: Sequence[Block], base: int = 1) -> Scaling:
     """Return the efficiency of N ranks: their images/s over N times those of one, measured in turns (A B B A).
 
     Weak where each rank keeps its batch, strong where all together keep that of one; N ranks and one are on as many
-    cores a rank. The k-th block of one rank is held against the k-th of N; the efficiency is the median of these
-    ratios, with its interval. Whether the ranks tell one another anything is not decided here: those that do not are
-    perfectly efficient, and end with different weights.
+    cores a rank. In place of one there may be ``base`` ranks, and N / base times their images/s. The k-th block of one
+    rank is held against the k-th of N; the efficiency is the median of these ratios, with its interval. Whether the
+    ranks tell one another anything is not decided here: those that do not are perfectly efficient, and end with
+    different weights.
 
     Raises SubjectFailed for blocks that are no such pairs.
     """
     sizes = sorted({(block.ranks, block.global_batch_size) for block in blocks})
-    if len(sizes) != 2 or sizes[0][0] != 1 or sizes[1][0] == 1:
+    if len(sizes) != 2 or sizes[0][0] != base or sizes[1][0] == base:
         told = ", ".join(f"{ranks} with batch {batch_size}" for ranks, batch_size in sizes) or "none"
-        message = f"Blocks were measured of ranks: {told}; needed are 1 and one other number, each with one batch."
+        message = f"Blocks were measured of ranks: {told}; needed are {base} and one other number, each with one batch."
         raise SubjectFailed(message, "Measure one pair of launches at a time.")
     (_, alone), (ranks, batch_size) = sizes
-    if batch_size not in (alone, ranks * alone):
-        message = f"{ranks} ranks have a batch of {batch_size}; {ranks * alone} is weak scaling, {alone} is strong."
+    times = ranks / base
+    if batch_size not in (alone, times * alone):
+        message = f"{ranks} ranks have a batch of {batch_size}; {times * alone:g} is weak scaling, {alone} is strong."
         raise SubjectFailed(message, "Keep the batch of one rank, or that of all together.")
-    one, many = ([block for block in blocks if block.ranks == number] for number in (1, ranks))
-    ratio = ratio_interval([b.images_per_s for b in many], [ranks * b.images_per_s for b in one])
+    one, many = ([block for block in blocks if block.ranks == number] for number in (base, ranks))
+    ratio = ratio_interval([b.images_per_s for b in many], [times * b.images_per_s for b in one])
     points = (_measured(one, Ratio(1.0, None, None)), _measured(many, ratio))
     return Scaling(kind="strong" if batch_size == alone else "weak", measured=points)
 

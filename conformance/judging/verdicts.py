@@ -27,8 +27,11 @@ MAIN: dict[Mode, tuple[str, ...]] = {
     "throughput": ("throughput_images_per_s",),
     "latency": ("latency_p50_s", "latency_mean_s", "latency_p90_s", "latency_p95_s", "latency_p99_s"),
     "speedup": (SPEEDUP,),
-    "training": ("top1", "top5", BESIDE_FP32, "loss_trend_p", "loss_drop", "final_loss", "scaling_efficiency"),
-}
+    "training": (
+        "top1", "top5", BESIDE_FP32, "loss_trend_p", "loss_drop", "final_loss", "scaling_efficiency", "profiled_steps",
+        "export_agreement", "checkpoints_written",
+    ),
+}  # fmt: skip
 
 
 class Partial(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Run files: a header line, one line for each judged case, a footer line.
+"""Run files: a header line, a line for each judged case and for each comparison, a footer line.
 
 A run is a directory; its run file ``run.jsonl`` is append-only, and each line is flushed
 and fsynced, so that a SIGKILL loses nothing that was finished. A run file without its
@@ -11,13 +11,18 @@ from typing import Any, Literal
 
 import msgspec
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)  # the first had neither repeats nor comparisons
 RUN_FILE = "run.jsonl"
 
 Verdict = Literal["inside", "outside", "unjudged", "unstable", "invalid", "not run"]
+ChangeVerdict = Literal["regressed", "improved", "same", "inconclusive", "invalid", "no baseline"]
 
 # From the word that decides a case most to the one that decides it least.
 GRAVITY: tuple[Verdict, ...] = ("invalid", "outside", "unstable", "not run", "unjudged", "inside")
+CHANGE_GRAVITY: tuple[ChangeVerdict, ...] = (
+    "invalid", "regressed", "inconclusive", "no baseline", "improved", "same",
+)  # fmt: skip
 
 
 class Judgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -83,8 +88,9 @@ class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class ScalingPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How training goes on a number of ranks.
 
-    ``efficiency`` is the throughput as share of that of as many single ranks; it has an interval where it was measured
-    more than once. Memory is what all ranks of one host take; ``fits`` says whether the host has it, None if unknown.
+    ``efficiency`` is the throughput as share of that of as many single ranks, or of the fewest that were measured; it
+    has an interval where it was measured more than once. Memory is what all ranks of one host take; ``fits`` says
+    whether the host has it, None if unknown.
     """
 
     ranks: int
@@ -115,7 +121,11 @@ class Artefact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="line", tag="record"):
-    """One judged case."""
+    """One judged case, or one repeat of it: ``repeat`` counts from 1 for each stack.
+
+    ``stack_digest`` is that of all that the stack holds; ``loaded`` is what only a subject can say of it, such as the
+    versions of TensorFlow and oneDNN that it loaded.
+    """
 
     case: str
     suite: str
@@ -145,6 +155,71 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     artefacts: dict[str, Artefact] = {}
     notes: tuple[str, ...] = ()
     worker: str | None = None
+    repeat: int = 1
+    stack_digest: str = ""
+    loaded: dict[str, str] = {}
+
+
+class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One metric of a case beside a base: ``text`` says it in a sentence.
+
+    ``base`` and ``new`` are medians in the metric's own unit, and so are the values of the repeats, in the order of
+    their pairs where there are pairs; values that no number can hold are left out. ``ratio`` is new / base: the median
+    of the pairs' ratios, or the ratio of the medians; ``interval`` is its 95 % interval, and ``p`` the two-sided p
+    value of the test. ``allowed`` is the greatest change that counts as none, a share such as 0.03; ``detectable`` the
+    smallest that so many repeats of this noise would show.
+    """
+
+    metric: str
+    verdict: ChangeVerdict
+    text: str
+    base: float | None = None
+    new: float | None = None
+    ratio: float | None = None
+    interval: tuple[float, float] | None = None
+    p: float | None = None
+    base_values: tuple[float, ...] = ()
+    new_values: tuple[float, ...] = ()
+    allowed: float | None = None
+    detectable: float | None = None
+
+
+class KernelChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A layer whose kernel, data type or ISA is another; shares are of the time of a step, None if unknown."""
+
+    layer: str
+    base: str
+    new: str
+    base_share: float | None = None
+    new_share: float | None = None
+
+
+class Comparison(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="line", tag="comparison"
+):
+    """One case on one stack beside the same case on another, or in an earlier run.
+
+    ``base`` and ``new`` name the stacks, ``base`` with its run where that is another one. ``paired`` says that repeats
+    took turns, in an order drawn with ``order_seed``. ``differences`` says what else differs between the two.
+    """
+
+    case: str
+    suite: str
+    model: str
+    mode: str
+    precision: str
+    dataset: str
+    profile: str
+    base: str
+    new: str
+    paired: bool
+    verdict: ChangeVerdict
+    reason: str
+    started_at: str
+    order_seed: int | None = None
+    changes: tuple[Change, ...] = ()
+    differences: tuple[str, ...] = ()
+    kernels: tuple[KernelChange, ...] = ()
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="line", tag="header"):
@@ -170,7 +245,7 @@ class Footer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     exit_status: int
 
 
-Line = Header | Record | Footer
+Line = Header | Record | Comparison | Footer
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,6 +255,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     header: Header
     records: tuple[Record, ...]
     footer: Footer | None
+    comparisons: tuple[Comparison, ...] = ()
 
 
 def worst(verdicts: list[Verdict]) -> Verdict:

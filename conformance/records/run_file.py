@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from conformance.errors import HarnessFault, UsageError
-from conformance.records import RUN_FILE, SCHEMA, Footer, Header, Line, Record, Run
+from conformance.records import READABLE, RUN_FILE, Comparison, Footer, Header, Line, Record, Run
 
 _ENCODER = msgspec.json.Encoder()
 _DECODER: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
@@ -164,8 +164,8 @@ def read_run(path: Path) -> Run:
     header = _header(file, lines)
     body = [_line(file, number, data) for number, data in enumerate(lines[1:], start=2)]
     footer = body[-1] if body and isinstance(body[-1], Footer) else None
-    records = _records(file, body if footer is None else body[:-1])
-    return Run(directory=str(file.parent), header=header, records=records, footer=footer)
+    records, comparisons = _judged(file, body if footer is None else body[:-1])
+    return Run(directory=str(file.parent), header=header, records=records, footer=footer, comparisons=comparisons)
 
 
 def _whole_lines(file: Path) -> list[bytes]:
@@ -191,9 +191,9 @@ def _header(file: Path, lines: list[bytes]) -> Header:
         raise no_run from None
     if probe.line != "header":
         raise no_run
-    if probe.schema != SCHEMA:
+    if probe.schema not in READABLE:
         raise UsageError(
-            f"{str(file)!r} has schema {probe.schema}, this version reads {SCHEMA}.",
+            f"{str(file)!r} has schema {probe.schema}, this version reads {' and '.join(map(str, READABLE))}.",
             "Read it with the version of the harness that wrote it.",
         )
     header = _line(file, 1, lines[0])
@@ -201,16 +201,20 @@ def _header(file: Path, lines: list[bytes]) -> Header:
     return header
 
 
-def _records(file: Path, body: list[Line]) -> tuple[Record, ...]:
-    records = []
+def _judged(file: Path, body: list[Line]) -> tuple[tuple[Record, ...], tuple[Comparison, ...]]:
+    records: list[Record] = []
+    comparisons: list[Comparison] = []
     for number, line in enumerate(body, start=2):
-        if not isinstance(line, Record):
+        if isinstance(line, Record):
+            records.append(line)
+        elif isinstance(line, Comparison):
+            comparisons.append(line)
+        else:
             raise _damaged(file, number, f"a {type(line).__name__.lower()} stands among the records")
-        records.append(line)
     if not records:
         message = f"{str(file)!r} holds no record: the run judged nothing."
         raise UsageError(message, "Look into its logs, and run the suites again.")
-    return tuple(records)
+    return tuple(records), tuple(comparisons)
 
 
 def _line(file: Path, number: int, data: bytes) -> Line:

@@ -1,0 +1,179 @@
+"""A case over many runs: the levels that its metrics had, and the first run of each.
+
+Changes are found by PELT (Killick, Fearnhead and Eckley 2012; the library ruptures, every run looked at) on logarithms
+of the runs' medians. The cost of a level is the sum of the distances from its median, in which one slow run weighs no
+more than it must; a change costs ``PENALTY`` standard deviations of the noise. At 6, about one series in a hundred of 5
+to 40 equal runs seems to change, with heavy tails or without. A level has two runs or more: a run by itself is an
+outlier until another is like it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from statistics import fmean, median
+from typing import Literal, NamedTuple
+
+from conformance.cases.metrics import METRICS
+from conformance.errors import UsageError
+from conformance.judging.differences import differences, machine
+from conformance.records import Record, Run
+from conformance.records.accepted import Accepted
+
+PENALTY = 6.0
+FEWEST_RUNS = 5
+SMALLEST_LEVEL = 2
+MEASURED = ("inside", "outside", "unjudged", "unstable")
+
+Step = Literal["regressed", "improved"]
+
+
+class Key(NamedTuple):
+    """What makes runs of a case one history. Stacks may change on the way; machine, profile and batch may not."""
+
+    machine: str
+    profile: str
+    suite: str
+    case: str
+    stack: str  # empty where a run has one stack only
+    batch_size: int | None
+    metric: str
+
+
+class Point(NamedTuple):
+    """One run of a history: the median of its repeats."""
+
+    run: Run
+    record: Record
+    value: float
+    repeats: int
+
+
+class Level(NamedTuple):
+    """Runs from ``first`` to before ``end``, and their median."""
+
+    first: int
+    end: int
+    value: float
+
+
+class Shift(NamedTuple):
+    """From the run ``first`` on a metric is another: what differs between that run and the one before."""
+
+    first: Point
+    before: float
+    after: float
+    step: Step
+    differences: tuple[str, ...]
+    accepted: str  # the reason, or empty
+    stands: bool  # worse, not accepted, and the level before was not reached again
+
+
+class History(NamedTuple):
+    """One metric of a case over the runs of one machine, in the order in which they were made."""
+
+    key: Key
+    points: tuple[Point, ...]
+    levels: tuple[Level, ...]
+    shifts: tuple[Shift, ...]
+
+
+def histories(runs: Iterable[Run], accepted: Sequence[Accepted] = ()) -> tuple[History, ...]:
+    """Return the history of every metric that decides, of every case, machine, profile and batch apart."""
+    tracks: dict[Key, list[Point]] = {}
+    for run in sorted(runs, key=lambda run: run.header.started_at):
+        for key, point in _points(run):
+            tracks.setdefault(key, []).append(point)
+    return tuple(_history(key, points, accepted) for key, points in tracks.items())
+
+
+def levels(values: Sequence[float]) -> tuple[Level, ...]:
+    """Return the levels of a series of positive values; one where nothing changed, or too few to tell."""
+    ends = _changes([math.log(value) for value in values])
+    starts = [0, *ends[:-1]]
+    return tuple(Level(a, b, median(values[a:b])) for a, b in zip(starts, ends, strict=True))
+
+
+def noise(values: Sequence[float]) -> float:
+    """Return the standard deviation of a series about its levels, from the steps between neighbours.
+
+    The mean step of a normal series is 2 / sqrt(pi) of its standard deviations; a change of level is one step of many.
+    """
+    return (
+        fmean([abs(after - before) for before, after in zip(values, values[1:], strict=False)]) * math.sqrt(math.pi) / 2
+    )
+
+
+def _changes(logs: Sequence[float]) -> list[int]:
+    """Return where levels end, the end of the series last."""
+    if len(logs) < FEWEST_RUNS or not (sigma := noise(logs)):
+        return [len(logs)]
+    try:
+        from ruptures import Pelt
+    except ModuleNotFoundError:
+        message = "A history needs the package 'ruptures', which is not installed."
+        raise UsageError(message, "pip install 'tf-conformance[reports]'") from None
+    import numpy as np
+
+    signal = np.array(logs).reshape(-1, 1) / sigma
+    found = Pelt(model="l1", min_size=SMALLEST_LEVEL, jump=1).fit(signal).predict(pen=PENALTY)
+    return [int(end) for end in found]
+
+
+def _points(run: Run) -> Iterable[tuple[Key, Point]]:
+    stacks = {record.stack for record in run.records}
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for record in run.records:
+        if record.verdict in MEASURED:
+            groups.setdefault((record.suite, record.case, record.stack), []).append(record)
+    for (suite, case, stack), records in groups.items():
+        first = records[0]
+        for name in dict.fromkeys(name for record in records for name in record.metrics):
+            values = [record.metrics[name] for record in records if name in record.metrics]
+            if name in METRICS and METRICS[name].gate == "decides" and all(value > 0 for value in values):
+                shown = stack if len(stacks) > 1 else ""
+                key = Key(machine_name(run), first.profile, suite, case, shown, first.batch_size, name)
+                yield key, Point(run, first, median(values), len(values))
+
+
+def machine_name(run: Run) -> str:
+    """Return what a machine is called in a history: its model, and a digest that tells it from others."""
+    import hashlib
+    import json
+
+    host = machine(run)
+    digest = hashlib.sha256(json.dumps(host, sort_keys=True).encode()).hexdigest()[:12]
+    return f"{host.get('model_name', 'unknown')} ({digest})"
+
+
+def _history(key: Key, points: Sequence[Point], accepted: Sequence[Accepted]) -> History:
+    found = levels([point.value for point in points])
+    reasons = _reasons(key, points, accepted)
+    shifts = []
+    for before, after in zip(found, found[1:], strict=False):
+        first, last = points[after.first], points[after.first - 1]
+        worse = (after.value > before.value) == (METRICS[key.metric].better == "lower")
+        reason = next((text for place, text in reasons if place >= after.first), "")
+        shifts.append(
+            Shift(
+                first=first,
+                before=before.value,
+                after=after.value,
+                step="regressed" if worse else "improved",
+                differences=differences(last.run, last.record, first.run, first.record),
+                accepted=reason,
+                stands=worse and not reason and _nearer(found[-1].value, after.value, before.value),
+            )
+        )
+    return History(key, tuple(points), found, tuple(shifts))
+
+
+def _reasons(key: Key, points: Sequence[Point], accepted: Sequence[Accepted]) -> list[tuple[int, str]]:
+    """Return where levels were accepted in a series, and why."""
+    places = {point.run.header.run: place for place, point in enumerate(points)}
+    held = [entry for entry in accepted if entry.holds_for(key.case, key.metric) and entry.run in places]
+    return sorted((places[entry.run], entry.reason) for entry in held)
+
+
+def _nearer(value: float, one: float, other: float) -> bool:
+    return abs(math.log(value / one)) < abs(math.log(value / other))
