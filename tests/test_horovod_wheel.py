@@ -200,9 +200,49 @@ def test_sources_of_another_digest_are_refused_before_anything_of_them_runs(
         def step(*command: str | Path) -> None:
             horovod_wheel._run([str(word) for word in command], dict(os.environ), log, log.fileno())
 
-        horovod_wheel.fetch(step, Path(sys.executable), tmp_path)
+        horovod_wheel.fetch(step, Path(sys.executable), tmp_path, horovod_wheel.STOCK)
     assert "DO NOT MATCH THE HASHES" in str(error.value) and str(tmp_path / "log") in str(error.value)
     assert not (tmp_path / "ran").exists()
+
+
+def chosen(stack: Path, headers: Path, monkeypatch: pytest.MonkeyPatch) -> horovod_wheel.Source:
+    monkeypatch.syspath_prepend(next(stack.glob("lib/python*/site-packages")))
+    monkeypatch.setattr(horovod_wheel, "HEADERS", headers)
+    return horovod_wheel.wanted_source()
+
+
+def test_a_stack_of_synapseai_gets_habanas_horovod_only_where_the_headers_are(
+    stack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(stack, "habana_tensorflow", "1.6.1.92")
+    headers = tmp_path / "habanalabs"
+    headers.mkdir()
+    (headers / "synapse_api.h").touch()
+    assert chosen(stack, headers, monkeypatch) is horovod_wheel.STOCK
+    assert capsys.readouterr().out == (
+        f"habana-horovod needs synapse_api.h and hccl.h of SynapseAI, which are not in {headers}: "
+        "the stack gets Horovod 0.28.1 instead, which joins ranks on CPUs only.\n"
+    )
+    (headers / "hccl.h").touch()
+    assert chosen(stack, headers, monkeypatch) is horovod_wheel.HABANA
+    key = horovod_wheel.what_is_wanted()
+    assert (key["horovod"], key["gloo"]) == ("1.6.1.92", False) and "HOROVOD_WITH_GLOO" not in key["settings"]
+
+
+def test_another_release_of_synapseai_gets_no_horovod_of_this_one(
+    stack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(stack, "habana_tensorflow", "1.8.0.690")
+    assert chosen(stack, tmp_path, monkeypatch) is horovod_wheel.STOCK
+    assert "is known here for habana-tensorflow 1.6.1.92 only" in capsys.readouterr().out
+
+
+def test_habanas_horovod_that_is_there_is_kept(stack: Path, cache: Path) -> None:
+    install(stack, "habana_horovod", "1.6.1.92")  # as in the vendor's containers
+    process = start(stack, "/no/such/place")
+    said, _ = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, "habana-horovod 1.6.1.92 is there already, and kept.\n")
+    assert not cache.exists()
 
 
 def test_without_a_compiler_one_line_says_what_is_missing_and_whose_package_has_it(stack: Path, cache: Path) -> None:

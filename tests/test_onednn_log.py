@@ -213,6 +213,26 @@ def test_every_primitive_is_timed_by_onednn_itself(name: str) -> None:
     assert all(item.ms > 0 and item.types for item in found)
 
 
+@BOTH
+def test_every_primitive_is_a_layer_with_its_sizes_kernel_isa_and_types(name: str) -> None:
+    log = onednn.parse(lines(name))
+    rows = onednn.layers(log.timed)
+    assert len(rows) == len(log.timed)
+    first = next(row for row in rows if row[0] == "convolution")
+    assert first[1:3] == ["forward_training", "mb1_ic3oc64_ih230oh112kh7sh2dh0ph0_iw230ow112kw7sw2dw0pw0"]
+    assert first[4:6] == ["avx512_core_vnni", "s8:s8:u8"] and first[6] > 0
+    assert ":".join(first[3:5]) in {item.implementation for item in log.work}
+
+
+@pytest.mark.parametrize(
+    ("implementation", "kernel", "isa"),
+    [("x64:gemm:jit", "x64:gemm", "jit"), ("gemm:ref", "gemm", "ref"), ("simple", "simple", "")],
+)
+def test_the_isa_of_a_kernel_is_what_stands_last(implementation: str, kernel: str, isa: str) -> None:
+    (row,) = onednn.layers(timed("matmul", implementation, "src:f32::blocked:a::f0"))
+    assert row == ["matmul", "backward", "mb1_ic2oc2_oh1_ow1", kernel, isa, "f32", 2.0]
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "tensors", "fell"),
     [

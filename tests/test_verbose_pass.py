@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 import conformance
 from conformance import wire
-from conformance.subject.verbose_pass import Log, Subject, VerbosePass
+from conformance.subject.verbose_pass import Log, Subject, VerbosePass, two_steps
 
 PACKAGE = str(Path(conformance.__file__).parents[1])
 
@@ -44,6 +45,20 @@ def test_a_second_process_that_is_killed_is_told_for_each_graph_that_it_owes(mon
     assert beside.logs() == [Log((), "the pass under the verbose log ended with exit status -9")] * 2
 
 
+def test_of_two_steps_the_second_is_told_with_the_headers_of_the_first(capfd: pytest.CaptureFixture[str]) -> None:
+    """oneDNN prints its headers once a process, and the first step does what is done once."""
+    steps = iter(
+        (
+            b"onednn_verbose,v1,info,oneDNN v3.7.3\nonednn_verbose,v1,primitive,exec,cpu,reorder,once\n",
+            b"onednn_verbose,v1,primitive,exec,cpu,convolution,each\n",
+        )
+    )
+    headers, lines, step_s = two_steps(lambda images: time.sleep(0.01) or os.write(1, next(steps)), None)
+    assert headers == ["onednn_verbose,v1,info,oneDNN v3.7.3"]
+    assert lines == ["onednn_verbose,v1,primitive,exec,cpu,convolution,each"]
+    assert 0.01 <= step_s < 1.0
+
+
 def sleeping(popen: Any) -> Any:
     return lambda command, **options: popen(["/bin/sleep", "60"], **options)
 
@@ -60,5 +75,6 @@ def test_a_graph_that_cannot_run_takes_no_log_from_those_before_it(tmp_path: Pat
     beside = VerbosePass(str(tmp_path / "job.json"))
     beside.begin(np.ones((2, 8, 8, 3), np.float32), [good, good._replace(output_name="nothing"), good])
     first, *others = beside.logs()
-    assert first.error is None and any("exec" in line and "convolution" in line for line in first.lines)
+    assert first.error is None and sum(",exec," in line and ",convolution," in line for line in first.lines) == 1
+    assert first.step_s > 0 and any(",info," in line for line in first.lines)
     assert others == [Log((), "the pass under the verbose log ended with exit status 1")] * 2

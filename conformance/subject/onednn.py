@@ -18,12 +18,17 @@ class Work(NamedTuple):
 
 
 class Timed(NamedTuple):
-    """One executed primitive of any kind; ``types`` are those of its images, weights, results and their gradients."""
+    """One executed primitive of any kind; ``types`` are those of its images, weights, results and their gradients.
+
+    ``direction`` is forward_training, backward_data and the like, or undef; ``problem`` holds its sizes.
+    """
 
     primitive: str
     implementation: str
     types: Tuple[str, ...]
     ms: float
+    direction: str = ""
+    problem: str = ""
 
 
 class Log(NamedTuple):
@@ -98,7 +103,8 @@ def _timed(fields: Dict[str, str]) -> Optional[Timed]:
     except (KeyError, ValueError):
         return None
     types = re.findall(r"\b(?:src|wei|dst|data|diff)[_:](?!undef|src|wei|dst)(\w+?):", tensors)
-    return Timed(fields["primitive"], fields["implementation"], tuple(types), ms)
+    sizes = fields.get("problem_desc", "")
+    return Timed(fields["primitive"], fields["implementation"], tuple(types), ms, fields.get("prop_kind", ""), sizes)
 
 
 def _data_type(descriptors: str, role: str) -> str:
@@ -132,6 +138,19 @@ def kernels(work: Iterable[Work]) -> List[Dict[str, Any]]:
         for (name, data_type), (calls, flop) in grouped.items()
     ]
     return sorted(rows, key=lambda row: -row["flop_share"])
+
+
+def layers(timed: Iterable[Timed]) -> List[List[Any]]:
+    """Return primitive, direction, problem, kernel, instruction set, data types and milliseconds of each, in order.
+
+    The kernel of ``brgconv:avx512_core_vnni`` is brgconv, and its instruction set avx512_core_vnni.
+    """
+    rows: List[List[Any]] = []
+    for item in timed:
+        kernel, _, isa = item.implementation.rpartition(":")
+        name, types = kernel or item.implementation, ":".join(item.types)
+        rows.append([item.primitive, item.direction, item.problem, name, isa if kernel else "", types, item.ms])
+    return rows
 
 
 def native_share(work: Iterable[Work], precision: str, expected_flop: int = 0) -> float:

@@ -13,8 +13,9 @@ from conformance.subject.verbose_pass import Log, Subject
 def shown(subject: Subject, images: np.ndarray, log: Log) -> Dict[str, Any]:
     """Return what the log of one step of ``images`` shows.
 
-    Keys: native_share, kernels, flop_per_image (convolutions), onednn (version, runtime, isa), and error, which
-    is None or the words of what went wrong, in which case nothing is proven and native_share is 0.
+    Keys: native_share, kernels, flop_per_image (convolutions), layers (`onednn.layers`), step_s (seconds of that step,
+    beside the subject's own work), onednn (version, runtime, isa), and error, which is None or the words of what went
+    wrong, in which case nothing is proven and native_share is 0.
     """
     expected = convolution_flop(subject, images)
     read = onednn.parse(log.lines)
@@ -26,6 +27,8 @@ def shown(subject: Subject, images: np.ndarray, log: Log) -> Dict[str, Any]:
         "native_share": 0.0 if error else onednn.native_share(read.work, subject.precision, expected),
         "kernels": onednn.kernels(read.work),
         "flop_per_image": total / len(images),
+        "layers": onednn.layers(read.timed),
+        "step_s": log.step_s,
         "onednn": {"version": read.version, "runtime": read.runtime, "isa": read.isa},
         "error": error,
     }

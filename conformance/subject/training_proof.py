@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from typing import Any, Dict, Tuple
 
 import numpy as np
@@ -19,17 +18,18 @@ from conformance.data import training
 from conformance.models.resnet import ResNet
 from conformance.subject import onednn
 from conformance.subject.training_step import COMPUTE, Step
-from conformance.subject.verbose_pass import die_with, printed
+from conformance.subject.verbose_pass import die_with, two_steps
 
-NOTHING: Dict[str, Any] = {"kernels": None, "native_share": None, "fallbacks": None}
+NOTHING: Dict[str, Any] = {"kernels": None, "native_share": None, "fallbacks": None, "layers": None, "onednn": None}
 LARGEST = 5
 
 
 def shown(arguments: Dict[str, Any], threads: Tuple[int, int]) -> Dict[str, Any]:
-    """Return kernels, native_share and fallbacks of one step on synthetic images; None each where there is no log.
+    """Return what one step on synthetic images shows; None each where there is no log.
 
-    ``fallbacks`` has precision; step_s, the seconds of that step under the log; onednn_s, the sum of what its
-    primitives took (the rest is TensorFlow's own, in no log); and largest, up to five of `onednn.fallbacks`.
+    Keys: kernels, native_share, layers (`onednn.layers`), onednn (version, runtime, isa) and fallbacks, which has
+    precision; step_s, the seconds of that step under the log; onednn_s, the sum of what its primitives took (the rest
+    is TensorFlow's own, in no log); and largest, up to five of `onednn.fallbacks`.
     ``threads`` are those between operations and those of one.
     """
     command = [sys.executable, "-m", "conformance.subject.training_proof", str(os.getpid())]
@@ -51,11 +51,20 @@ def shown(arguments: Dict[str, Any], threads: Tuple[int, int]) -> Dict[str, Any]
         "onednn_s": sum(item.ms for item in log.timed) / 1000.0,
         "largest": onednn.fallbacks(log.timed, precision, 1000.0 * step_s)[:LARGEST],
     }
-    return {"kernels": onednn.kernels(work), "native_share": share, "fallbacks": fallbacks}
+    return {
+        "kernels": onednn.kernels(work),
+        "native_share": share,
+        "fallbacks": fallbacks,
+        "layers": onednn.layers(log.timed),
+        "onednn": {"version": log.version, "runtime": log.runtime, "isa": log.isa},
+    }
 
 
-def step_flop(network: ResNet, batch_size: int, image_size: int) -> int:
-    """Return the FLOPs of the convolutions of a step: each again for its kernel, and for its input but the first's."""
+def step_flop(network: ResNet, batch_size: int, image_size: int, head_only: bool = False) -> int:
+    """Return the FLOPs of the convolutions of a step: each again for its kernel, and for its input but the first's.
+
+    Where the head only is trained, nothing goes back through them.
+    """
     images = tf.TensorSpec([batch_size, image_size, image_size, 3], tf.float32)
     graph = tf.function(network.__call__, autograph=False).get_concrete_function(images, True).graph
     forwards = [
@@ -63,7 +72,7 @@ def step_flop(network: ResNet, batch_size: int, image_size: int) -> int:
         for node in graph.get_operations()
         if node.type == "Conv2D"
     ]
-    return 3 * sum(forwards) - forwards[0]
+    return sum(forwards) if head_only else 3 * sum(forwards) - forwards[0]
 
 
 def main(parent: int) -> None:
@@ -77,11 +86,10 @@ def main(parent: int) -> None:
     network = ResNet(a["network"], a["classes"], a["seed"], COMPUTE[a["precision"]])
     step = Step(network, dict(a, accumulate=1))
     batch = training.synthetic(a["batch_size"], a["image_size"], a["classes"], a["seed"], False)
-    printed(lambda fed: step([fed], 0.0, 1.0), batch)
-    begun = time.perf_counter()
-    lines = printed(lambda fed: step([fed], 0.0, 1.0), batch)
-    step_s = time.perf_counter() - begun
-    json.dump({"lines": lines, "step_s": step_s, "flop": step_flop(network, a["batch_size"], a["image_size"])}, answer)
+    headers, lines, step_s = two_steps(lambda fed: step([fed], 0.0, 1.0), batch)
+    lines = headers + lines
+    flop = step_flop(network, a["batch_size"], a["image_size"], a["fine_tune"])
+    json.dump({"lines": lines, "step_s": step_s, "flop": flop}, answer)
     answer.flush()
 
 

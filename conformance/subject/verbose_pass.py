@@ -1,12 +1,13 @@
 """A second process of the subject, in which oneDNN's verbose log is on.
 
 oneDNN reads ONEDNN_VERBOSE once and for the whole process, and printing would slow what is timed. The second process
-is begun before TensorFlow is imported and imports it beside the subject, runs one step of each graph while the subject
-loads them, and is gone before anything is timed. It is an interpreter of its own and no fork: TensorFlow's import
-starts threads, and a fork that copies a lock which one of them holds would wait for it for ever.
+is begun before TensorFlow is imported and imports it beside the subject, runs two steps of each graph while the subject
+loads them, and is gone before anything is timed. The first step creates primitives and reorders weights once and for
+all; the second is looked at. It is an interpreter of its own and no fork: TensorFlow's import starts threads, and a
+fork that copies a lock which one of them holds would wait for it for ever.
 
 ``python -m conformance.subject.verbose_pass JOB.json PARENT``: a pickled request on stdin; on stdout a line of JSON a
-graph.
+graph, with what was printed and the seconds of the step.
 """
 
 import ctypes
@@ -17,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -35,10 +37,11 @@ class Subject(NamedTuple):
 
 
 class Log(NamedTuple):
-    """What one step of a graph printed; ``error`` tells why there is nothing, or None."""
+    """What one step of a graph printed, and its seconds; ``error`` tells why there is nothing, or None."""
 
     lines: Tuple[str, ...]
     error: Optional[str]
+    step_s: float = 0.0
 
 
 class _Request(NamedTuple):
@@ -56,7 +59,7 @@ class VerbosePass:
         self._count = 0
 
     def begin(self, images: Any, subjects: Sequence[Subject]) -> None:
-        """Hand over one step of ``images`` for each graph; they run one after another, beside this process."""
+        """Hand over ``images`` for a step of each graph; they run one after another, beside this process."""
         graphs = tuple((s.graph_def.SerializeToString(), s.precision, s.input_name, s.output_name) for s in subjects)
         request = pickle.dumps(_Request(images, graphs), protocol=4)
         self._count = len(graphs)
@@ -66,7 +69,8 @@ class VerbosePass:
     def logs(self) -> List[Log]:
         """Return the log of each graph, in the order in which they were given; the second process is gone then."""
         answer, _ = self._answer.result()
-        logs = [Log(tuple(json.loads(line)), None) for line in answer.splitlines()]
+        told = map(json.loads, answer.splitlines())
+        logs = [Log(tuple(lines), None, step_s) for lines, step_s in told]
         status = self._process.returncode
         error = "the pass under the verbose log ended with exit status %d" % status
         return logs + [Log((), error)] * (self._count - len(logs))
@@ -82,10 +86,13 @@ def main(job_path: str, parent: int) -> None:
     if not content:  # the subject had nothing to prove
         return
     request = pickle.loads(content)
+    headers: List[str] = []  # oneDNN prints them once a process, and each graph's log is to have them
     for graph, precision, input_name, output_name in request.graphs:
         graph_def = runtime.tf.compat.v1.GraphDef.FromString(graph)
         step = runtime.graph_step(job, graph_def, precision, input_name, output_name)
-        answers.write(json.dumps(printed(step, request.images)) + "\n")
+        first, lines, step_s = two_steps(step, request.images)
+        headers += first
+        answers.write(json.dumps([headers + lines, step_s]) + "\n")
         answers.flush()
 
 
@@ -93,6 +100,18 @@ def _runtime() -> Any:
     from conformance.subject import runtime  # TensorFlow's import, which this module must not cost its importer
 
     return runtime
+
+
+def two_steps(step: Callable[[Any], Any], images: Any) -> Tuple[List[str], List[str], float]:
+    """Return the headers that the first of two steps prints, all that the second prints, and the second's seconds.
+
+    The first traces, compiles, creates primitives and reorders weights: that is no part of a step.
+    """
+    first = printed(step, images)
+    begun = time.perf_counter()
+    lines = printed(step, images)
+    step_s = time.perf_counter() - begun
+    return [line for line in first if ",exec," not in line], lines, step_s
 
 
 def printed(step: Callable[[Any], Any], images: Any) -> List[str]:
