@@ -30,6 +30,7 @@ AMX = "lscpu_1x2_smt1_numa1_virtual-amx"
 OLD = "lscpu_8x16_smt1_numa8_old-format.txt"
 NODES = "lscpu_2x8_smt2_numa8_more-nodes-than-sockets.txt"
 GAUDI2 = "lscpu_2x40_smt2_numa1_gaudi2-server.txt"
+GAUDI2_NODES = "lscpu_2x40_smt2_numa2_gaudi2-server.txt"
 
 
 def recorded(name: str) -> str:
@@ -57,7 +58,7 @@ def by_socket(cpus: tuple[Cpu, ...]) -> dict[int, list[int]]:
 
 
 def test_every_recording_is_tried() -> None:
-    assert {path.name for path in RECORDINGS} == {f"{AMX}.txt", f"{AMX}.json", OLD, NODES, GAUDI2}
+    assert {path.name for path in RECORDINGS} == {f"{AMX}.txt", f"{AMX}.json", OLD, NODES, GAUDI2, GAUDI2_NODES}
 
 
 @pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.name)

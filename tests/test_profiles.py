@@ -42,6 +42,34 @@ def test_a_xeon_is_driven_by_the_socket(name: str, sockets: int) -> None:
     assert (profile.machine.sockets, profile.machine.cores_per_socket, profile.drive.unit) == (sockets, 28, "socket")
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "count", "servers", "launcher", "port"),
+    [
+        ("gaudi-1", "gaudi", 1, 1, None, None),
+        ("gaudi-8", "gaudi", 8, 1, "mpirun", None),
+        ("gaudi-64", "gaudi", 8, 8, "mpirun", 3022),
+        ("gaudi2-1", "gaudi2", 1, 1, None, None),
+        ("gaudi2-8", "gaudi2", 8, 1, "mpirun", None),
+    ],
+)
+def test_a_gaudi_server_is_asked_for_its_accelerators_and_not_for_its_cpus(
+    name: str, kind: str, count: int, servers: int, launcher: str | None, port: int | None
+) -> None:
+    profile = load_profile(name, profile_directory())
+    machine, drive = profile.machine, profile.drive
+    assert (machine.accelerator, machine.accelerators, machine.servers) == (kind, count, servers)
+    assert (machine.sockets, machine.cores_per_socket, machine.min_cores, machine.flags) == (None, None, None, ())
+    assert (drive.launcher, drive.ssh_port, drive.hosts) == (launcher, port, ())
+    assert (drive.batch_size, drive.train_batch_size) == (None, None)
+
+
+def test_a_profile_names_hosts_interface_and_port(tmp_path: Path) -> None:
+    drive = 'launcher = "mpirun"\nhosts = ["h1:8", "10.0.0.2:8"]\nnetwork_interface = "ib0"\nssh_port = 3022\n'
+    path = write(tmp_path, f"{HEAD}[machine]\nservers = 2\n[drive]\n{drive}")
+    found = load_profile(str(path), tmp_path).drive
+    assert (found.hosts, found.network_interface, found.ssh_port) == (("h1:8", "10.0.0.2:8"), "ib0", 3022)
+
+
 def test_a_profile_may_be_given_by_its_path(tmp_path: Path) -> None:
     path = write(tmp_path, HEAD + "[machine]\nsockets = 4\n")
     assert load_profile(str(path), profile_directory()).machine.sockets == 4
@@ -82,13 +110,14 @@ def test_a_path_that_is_not_there_is_told(tmp_path: Path) -> None:
         pytest.param(
             HEAD + "[machine]\nsocket = 2\n",
             "mine.toml, machine: Unknown key 'socket' (did you mean 'sockets'?); "
-            "known: architecture, cores_per_socket, flags, max_cores, min_cores, sockets.",
+            "known: accelerator, accelerators, architecture, cores_per_socket, flags, max_cores, min_cores, servers, "
+            "sockets.",
             id="unknown-key",
         ),
         pytest.param(
             HEAD + "[machine]\n[counting]\n",
             "mine.toml: Unknown key 'counting' (did you mean 'counts'?); "
-            "known: counts, description, drive, machine, name.",
+            "known: counts, description, drive, machine, name, plan.",
             id="unknown-table",
         ),
         pytest.param(HEAD, "mine.toml: Object missing required field `machine`.", id="no-machine"),
@@ -147,6 +176,50 @@ def test_a_path_that_is_not_there_is_told(tmp_path: Path) -> None:
             "mine.toml: flag 'bf16' is none of those that are detected "
             r"(sse4_[12]|avx.*|fma|f16c|amx_.*|bmi[12]|vaes|gfni).",
             id="a-flag-that-no-machine-has",
+        ),
+        pytest.param(
+            HEAD + '[machine]\naccelerator = "gaudi3"\naccelerators = 8\n',
+            "mine.toml, machine.accelerator = 'gaudi3': Invalid enum value 'gaudi3'.",
+            id="an-accelerator-that-is-not-known",
+        ),
+        pytest.param(
+            HEAD + '[machine]\naccelerator = "gaudi"\n',
+            "mine.toml: accelerator 'gaudi' is given, and accelerators is not.",
+            id="no-number-of-accelerators",
+        ),
+        pytest.param(
+            HEAD + "[machine]\naccelerators = 8\n",
+            "mine.toml: accelerators 8 is given, and accelerator is not.",
+            id="no-kind-of-accelerators",
+        ),
+        pytest.param(
+            HEAD + "[machine]\nservers = 2\n", "mine.toml: servers 2 need a launcher.", id="servers-without-launcher"
+        ),
+        pytest.param(
+            HEAD + '[machine]\nservers = 2\n[drive]\nlauncher = "mpirun"\nhosts = ["h1:8"]\n',
+            "mine.toml: hosts names 1, and servers is 2.",
+            id="fewer-hosts-than-servers",
+        ),
+        pytest.param(
+            HEAD + '[machine]\nservers = 2\n[drive]\nlauncher = "mpirun"\nhosts = ["h1:8", "h1:4"]\n',
+            "mine.toml: hosts names 'h1' twice.",
+            id="a-host-twice",
+        ),
+        pytest.param(
+            HEAD + '[machine]\n[drive]\nhosts = ["h1"]\n',
+            "mine.toml, drive.hosts[0] = 'h1': Expected `str` matching regex "
+            "'^[A-Za-z0-9][A-Za-z0-9._-]*:[1-9][0-9]*$'.",
+            id="a-host-without-slots",
+        ),
+        pytest.param(
+            HEAD + "[machine]\n[drive]\nssh_port = 70000\n",
+            "mine.toml, drive.ssh_port = 70000: Expected `int` <= 65535.",
+            id="a-port-that-is-none",
+        ),
+        pytest.param(
+            HEAD + "[machine]\n[plan]\nsockets = 2\n",
+            "mine.toml, plan: Object missing required field `cores_per_socket`.",
+            id="half-a-plan",
         ),
         pytest.param(
             HEAD.replace("mine", "other") + "[machine]\n",

@@ -11,7 +11,9 @@ import msgspec
 
 from conformance.commands.parser import command, group, print_pairs
 from conformance.hardware.detect import detect, digest, identity
-from conformance.hardware.host import Host, usable_cores
+from conformance.hardware.habana import NOTHING
+from conformance.hardware.hl_smi import Device
+from conformance.hardware.host import Host, accelerators_in_words, usable_cores
 from conformance.hardware.isa import native_precisions
 from conformance.hardware.match import (
     AUTO,
@@ -28,11 +30,12 @@ from conformance.hardware.profile import Profile
 if TYPE_CHECKING:
     from conformance.commands.parser import Subparsers
 
-# The three questions that a profile answers, and what an absent value means in each.
+# The questions that a profile answers, and what an absent value means in each.
 TABLES = (
     ("machine", "what it is", "any"),
     ("drive", "how to drive it", "as the case and the launch rules say"),
     ("counts", "when a measurement counts", "any"),
+    ("plan", "which CPUs --plan assumes on another machine", "those of the machine that plans"),
 )
 
 
@@ -58,8 +61,9 @@ def show_command(args: argparse.Namespace) -> None:
     print(f"{profile.name}: {profile.description}")
     for table, question, absent in TABLES:
         print(f"\n{table}: {question}")
-        values = msgspec.structs.asdict(getattr(profile, table))
-        print_pairs((f"  {key}", _shown(value, absent)) for key, value in values.items())
+        values = getattr(profile, table)
+        shown = {} if values is None else msgspec.structs.asdict(values)
+        print_pairs((f"  {key}", _shown(value, absent)) for key, value in (shown or {"sockets": None}).items())
 
 
 def check_command(args: argparse.Namespace) -> None:
@@ -95,6 +99,8 @@ def machine_facts(host: Host, chosen: Chosen, profiles: Iterable[Profile]) -> di
         "quota_cpus": host.quota_cpus,
         "governor": host.governor,
         "native_precisions": list(native_precisions(host)),
+        "accelerators": msgspec.to_builtins(host.accelerators),
+        "accelerators_fault": host.accelerators_fault.message if host.accelerators_fault else None,
         "profile": chosen.profile.name,
         "differences": list(chosen.differences),
         "not_chosen": {p.name: why_not(p, chosen.profile, host) for p in profiles if p != chosen.profile},
@@ -118,8 +124,27 @@ def machine_lines(host: Host) -> list[tuple[str, str]]:
         ("governor", host.governor or "not told"),
         ("ISA flags", " ".join(host.flags) or "none"),
         ("native", ", ".join(native_precisions(host))),
+        *accelerator_lines(host),
         ("identity", digest(host)),
     ]
+
+
+def accelerator_lines(host: Host) -> list[tuple[str, str]]:
+    """Return what was detected of accelerators: each device and who uses it, or why there are none."""
+    hint = f" Hint: {host.accelerators_fault.hint}" if host.accelerators_fault else ""
+    devices = host.accelerators.devices if host.accelerators else ()
+    told = f"{accelerators_in_words(host) or f'none: {NOTHING}'}{hint}"
+    return [("accelerators", told), *((f"  HPU {device.index}", _device(device)) for device in devices)]
+
+
+def _device(device: Device) -> str:
+    module = "not told" if device.module_id is None else device.module_id
+    memory = ""
+    if device.memory_used_bytes is not None and device.memory_total_bytes is not None:
+        memory = f", {device.memory_used_bytes // 2**20} of {device.memory_total_bytes // 2**20} MiB in use"
+    status = f", {device.status}" if device.status else ""
+    by = f", by {', '.join(f'{one.name} ({one.pid})' for one in device.processes)}" if device.processes else ""
+    return f"{device.name}, module {module}, {device.bus_id}{status}{memory}{by}"
 
 
 def _gib(count: int) -> str:

@@ -14,9 +14,10 @@ from typing import Any
 
 import msgspec
 
-from conformance.errors import HarnessFault
+from conformance.errors import CannotRun, HarnessFault
 from conformance.hardware import cgroup
-from conformance.hardware.host import Cpu, Host, parse_cpu_list
+from conformance.hardware.habana import detect_accelerators
+from conformance.hardware.host import Cpu, Fault, Host, parse_cpu_list
 from conformance.hardware.isa import ISA
 
 _COMPARE = "Run `lscpu` and compare; report what it prints."
@@ -175,12 +176,15 @@ def _number(fields: Mapping[str, str], name: str) -> int:
 
 
 def detect() -> Host:
-    """Read this machine: lscpu, /proc, affinity and cgroups. Raises HarnessFault where lscpu cannot be run."""
+    """Read this machine: lscpu, /proc, affinity, cgroups, and hl-smi where there is a trace of a Gaudi.
+
+    Raises HarnessFault where lscpu cannot be run. Accelerators that cannot be used are no error here: the CPU can be.
+    """
     fields, cpus = parse_lscpu(_lscpu()), parse_topology(_lscpu("-p=CPU,CORE,SOCKET,NODE"))
     limits = cgroup.limits(_read("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
     affinity = os.sched_getaffinity(0)
     memory = _memory_bytes(_read("/proc/meminfo"))
-    return make_host(
+    host = make_host(
         fields,
         cpus=cpus,
         flags=_flags(_read("/proc/cpuinfo")),
@@ -190,6 +194,10 @@ def detect() -> Host:
         quota_cpus=limits.quota_cpus,
         governor=_read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or None,
     )
+    try:
+        return msgspec.structs.replace(host, accelerators=detect_accelerators())
+    except CannotRun as fault:
+        return msgspec.structs.replace(host, accelerators_fault=Fault(fault.message, fault.hint))
 
 
 def _lscpu(*options: str) -> str:
@@ -227,8 +235,16 @@ def _read(path: str) -> str:
 def identity(host: Host) -> dict[str, Any]:
     """Return what makes a machine the same one tomorrow: no clock rate, name, temperature, load, affinity or limit.
 
-    Memory is None where it is unknown; whole GiB, as kernels differ in how much they keep to themselves.
+    Memory is None where it is unknown; whole GiB, as kernels differ in how much they keep to themselves. Accelerators
+    are named where there are any, with their driver, firmware and SynapseAI: each changes a result.
     """
+    found = host.accelerators
+    accelerators = {} if found is None else {
+        "accelerators": f"{len(found.devices)} x {found.name}",
+        "accelerators_driver": found.driver or None,
+        "accelerators_firmware": found.firmware or None,
+        "synapseai": found.synapse or None,
+    }  # fmt: skip
     return {
         "architecture": host.architecture,
         "vendor": host.vendor,
@@ -242,6 +258,7 @@ def identity(host: Host) -> dict[str, Any]:
         "flags": list(host.flags),
         "memory_gib": round(host.machine_memory_bytes / 2**30) or None,
         "hypervisor": host.hypervisor,
+        **accelerators,
     }
 
 

@@ -7,6 +7,7 @@ import math
 import msgspec
 
 from conformance.errors import HarnessFault
+from conformance.hardware.hl_smi import SPOKEN, Accelerators
 
 
 class Cpu(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,6 +19,13 @@ class Cpu(msgspec.Struct, frozen=True, kw_only=True):
     node: int
 
 
+class Fault(msgspec.Struct, frozen=True):
+    """Why the accelerators of a machine cannot be used, and the next step."""
+
+    message: str
+    hint: str
+
+
 class Host(msgspec.Struct, frozen=True, kw_only=True):
     """A machine: its sockets, cores and NUMA nodes, and what of them this process may use.
 
@@ -25,7 +33,8 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     one socket. ``allowed`` holds the ids of the logical CPUs that affinity and cpuset leave to
     this process; ``quota_cpus`` is the cgroup's quota in CPUs, None without one.
     ``machine_memory_bytes`` is the machine's memory, ``memory_bytes`` what this process may use of
-    it: the least of that and the cgroup's limit. Both are 0 where they are unknown.
+    it: the least of that and the cgroup's limit. Both are 0 where they are unknown. ``accelerators`` are None where
+    there are none, and where there are but ``accelerators_fault`` keeps them from being used.
     """
 
     architecture: str
@@ -44,6 +53,8 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     quota_cpus: float | None = None
     governor: str | None = None
     hypervisor: str | None = None
+    accelerators: Accelerators | None = None
+    accelerators_fault: Fault | None = None
 
     @property
     def nodes(self) -> tuple[int, ...]:
@@ -57,6 +68,17 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
                 seen.add(cpu.core)
                 chosen.append(cpu)
         return tuple(chosen)
+
+
+def accelerators_in_words(host: Host) -> str:
+    """Return name and number of the accelerators and the versions that change a result; else why none, or nothing."""
+    found, fault = host.accelerators, host.accelerators_fault
+    if found is None:
+        return f"not usable: {fault.message}" if fault else ""
+    kind = f" ({SPOKEN[found.kind]})" if found.kind in SPOKEN else ", neither Gaudi nor Gaudi2"
+    versions = {"driver": found.driver, "firmware": found.firmware, "SynapseAI": found.synapse}
+    told = ", ".join(f"{name} {version or 'not told'}" for name, version in versions.items())
+    return f"{len(found.devices)} x {found.name}{kind}, {told}"
 
 
 def usable_cores(host: Host, socket: int | None = None) -> int:

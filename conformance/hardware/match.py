@@ -11,9 +11,11 @@ import msgspec
 
 import conformance
 from conformance.errors import HardwareMismatch, UsageError, unknown_name
+from conformance.hardware.habana import NOTHING
+from conformance.hardware.hl_smi import SPOKEN, Accelerators, Device
 from conformance.hardware.host import Cpu, Host, usable_cores
 from conformance.hardware.isa import ISA
-from conformance.hardware.profile import Machine, Profile
+from conformance.hardware.profile import Machine, Plan, Profile
 from conformance.tables import read_table
 
 AUTO = "auto"
@@ -65,7 +67,7 @@ def _read(path: Path) -> Profile:
     if profile.name != path.stem:
         message = f"name is {profile.name!r}; it must equal the file's name, {path.stem!r}"
         raise UsageError(f"{path.name}: {message}.", f"Correct {path}.")
-    for message in _contradictions(profile.machine):
+    for message in (*_contradictions(profile.machine), *_contradicting_accelerators(profile)):
         raise UsageError(f"{path.name}: {message}.", f"Correct {path}.")
     return profile
 
@@ -89,13 +91,32 @@ def _contradictions(machine: Machine) -> Iterator[str]:
             yield f"flag {flag!r} is none of those that are detected ({ISA.pattern})"
 
 
+def _contradicting_accelerators(profile: Profile) -> Iterator[str]:
+    """Yield what of a profile's accelerators, servers and hosts does not go together."""
+    machine, drive = profile.machine, profile.drive
+    if (machine.accelerator is None) != (machine.accelerators is None):
+        given, missing = ("accelerator", "accelerators")[:: 1 if machine.accelerator else -1]
+        yield f"{given} {getattr(machine, given)!r} is given, and {missing} is not"
+    if machine.servers > 1 and drive.launcher is None:
+        yield f"servers {machine.servers} need a launcher"
+    if drive.hosts and len(drive.hosts) != machine.servers:
+        yield f"hosts names {len(drive.hosts)}, and servers is {machine.servers}"
+    names = [host.partition(":")[0] for host in drive.hosts]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"hosts names {name!r} twice"
+
+
 def choose(name: str, host: Host, directory: Path) -> Chosen:
-    """Return the profile asked for; ``auto`` takes the one that fits and asks most of a machine, if it is one only."""
+    """Return the profile asked for; ``auto`` takes the one that fits and asks most of a machine, if it is one only.
+
+    One of several servers is only taken by its name: nothing tells here that the others are there.
+    """
     if name != AUTO:
         profile = load_profile(name, directory)
         return Chosen(profile, differences(profile, host))
-    fitting = [profile for profile in list_profiles(directory) if not differences(profile, host)]
-    most = max(map(_demands, fitting), default=0)
+    here = [profile for profile in list_profiles(directory) if profile.machine.servers == 1]
+    fitting = [profile for profile in here if not differences(profile, host)]
+    most = max(map(_demands, fitting), default=(0, 0))
     best = [profile for profile in fitting if _demands(profile) == most]
     if len(best) == 1:
         return Chosen(best[0], ())
@@ -108,16 +129,18 @@ def why_not(profile: Profile, chosen: Profile, host: Host) -> str:
     found = differences(profile, host)
     if found:
         return "; ".join(found)
+    if profile.machine.servers > 1:
+        return f"fits, but is for {profile.machine.servers} servers: ask for it with --hw {profile.name}"
     if chosen.name == AUTO:
         return "fits, but another profile that asks as much of a machine fits too"
     return f"fits, but asks less of a machine than {chosen.name!r}"
 
 
-def _demands(profile: Profile) -> int:
-    """Count what a profile asks of a machine."""
+def _demands(profile: Profile) -> tuple[int, int]:
+    """Count what a profile asks of a machine: first its accelerators, then all else."""
     values = msgspec.structs.asdict(profile.machine)
     flags = len(values.pop("flags"))
-    return flags + sum(value is not None for value in values.values())
+    return profile.machine.accelerators or 0, flags + sum(value is not None for value in values.values())
 
 
 class _Demand(NamedTuple):
@@ -147,7 +170,29 @@ def differences(profile: Profile, host: Host) -> tuple[str, ...]:
     missing = [flag for flag in profile.machine.flags if flag not in host.flags]
     if missing:
         said.append(f"CPU flags: {', '.join(missing)} not found, required {', '.join(profile.machine.flags)}")
+    said += _missing_accelerators(profile.machine, host)
     return tuple(said) or _withheld(profile, host)
+
+
+def _missing_accelerators(machine: Machine, host: Host) -> Iterator[str]:
+    """Yield why the accelerators of this server are not those that are asked for."""
+    if machine.accelerator is None or machine.accelerators is None:
+        return
+    asked = f"needs {machine.accelerators} {SPOKEN[machine.accelerator]}, found"
+    found = host.accelerators
+    if found is None:
+        yield f"{asked} none: {host.accelerators_fault.message.rstrip('.') if host.accelerators_fault else NOTHING}"
+    elif found.kind != machine.accelerator:
+        yield f"{asked} {len(found.devices)} {SPOKEN.get(found.kind, found.kind)}"
+    elif len(found.up) < machine.accelerators:
+        down = [f"HPU {device.index} is {device.status!r}" for device in found.devices if device not in found.up]
+        # A driver that leaves a device out counts the others without a gap, but each keeps its module.
+        present = {device.place for device in found.devices}
+        told = all(device.module_id is not None for device in found.devices)
+        absent = [str(number) for number in range(machine.accelerators) if told and number not in present]
+        which = "module" if len(absent) == 1 else "modules"
+        why = ", ".join([*down, *([f"{which} {', '.join(absent)} missing"] if absent else ())])
+        yield f"{asked} {len(found.up)}{f': {why}' if why else ''}"
 
 
 def _withheld(profile: Profile, host: Host) -> tuple[str, ...]:
@@ -170,21 +215,31 @@ def require(profile: Profile, host: Host, hint: str = RUN_HINT) -> None:
     """Raise HardwareMismatch with every difference when this machine is not the profile's."""
     found = differences(profile, host)
     if found:
+        if profile.machine.accelerator and host.accelerators_fault:
+            hint = f"{host.accelerators_fault.hint} {hint}"
         raise HardwareMismatch(f"This machine is not {profile.name!r}: {'; '.join(found)}.", hint)
 
 
 def planned_host(profile: Profile, fallback: Host) -> Host:
     """Return the machine that a profile describes, to plan launches anywhere; ``fallback`` where it describes none.
 
-    One NUMA node a socket, one thread a core, CPUs numbered through the sockets as Linux does.
+    One NUMA node a socket, CPUs numbered through the sockets as Linux does, a thread of every core first. A profile
+    that asks for accelerators only leaves the CPUs open: they are those of ``fallback`` if it fits, else of ``plan``.
     """
-    machine = profile.machine
-    if machine.sockets is None or machine.cores_per_socket is None:
+    machine, shape = profile.machine, profile.plan
+    if machine.sockets is not None and machine.cores_per_socket is not None:
+        shape = Plan(sockets=machine.sockets, cores_per_socket=machine.cores_per_socket)
+    elif shape is None or not differences(profile, fallback):
         return fallback
-    per_socket = machine.cores_per_socket
+    cores = shape.sockets * shape.cores_per_socket
     cpus = tuple(
-        Cpu(id=cpu, core=cpu, socket=cpu // per_socket, node=cpu // per_socket)
-        for cpu in range(machine.sockets * per_socket)
+        Cpu(
+            id=cpu,
+            core=cpu % cores,
+            socket=cpu % cores // shape.cores_per_socket,
+            node=cpu % cores // shape.cores_per_socket,
+        )
+        for cpu in range(cores * shape.threads_per_core)
     )
     return Host(
         architecture=machine.architecture,
@@ -192,11 +247,19 @@ def planned_host(profile: Profile, fallback: Host) -> Host:
         model_name=f"planned from profile {profile.name!r}",
         family=0,
         model=0,
-        sockets=machine.sockets,
-        cores_per_socket=per_socket,
-        threads_per_core=1,
+        sockets=shape.sockets,
+        cores_per_socket=shape.cores_per_socket,
+        threads_per_core=shape.threads_per_core,
         cpus=cpus,
         flags=tuple(sorted(machine.flags)),
         allowed=tuple(cpu.id for cpu in cpus),
         memory_bytes=0,
+        accelerators=_planned_accelerators(machine),
     )
+
+
+def _planned_accelerators(machine: Machine) -> Accelerators | None:
+    if machine.accelerator is None or machine.accelerators is None:
+        return None
+    devices = (Device(index=n, module_id=n, bus_id="", name="planned") for n in range(machine.accelerators))
+    return Accelerators(kind=machine.accelerator, devices=tuple(devices))
