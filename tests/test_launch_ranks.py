@@ -29,9 +29,10 @@ from conformance.hardware.host import Host
 from conformance.hardware.match import load_profile, planned_host, profile_directory
 from conformance.hardware.profile import Drive
 from conformance.launch import groups
+from conformance.launch.layout import Machine, Ranks
 from conformance.launch.placement import Request, cpu_list
 from conformance.launch.plan import plan_text
-from conformance.launch.ranks import Machine, Ranks, compose_ranks, default_launcher, find_launcher, misplaced, recipe
+from conformance.launch.ranks import compose_ranks, default_launcher, find_launcher, misplaced, recipe
 from conformance.launch.rules import Composed, subject_path
 from conformance.launch.supervision import Limits, Outcome, Start, run_subjects
 
@@ -511,6 +512,17 @@ def test_options_win_over_the_row_and_the_row_over_the_profile(tmp_path: Path) -
         oversubscribe=True,
         reserve_cores=1,
     )
+
+
+def test_options_win_over_the_hosts_of_the_profile(tmp_path: Path) -> None:
+    case = row(tmp_path, "world_size = 2")
+    drive = Drive(launcher="mpirun", hosts=("h1:1", "h2:1"), network_interface="ib0", ssh_port=3022)
+    machines = (Machine("h1", 1), Machine("h2", 1))
+    driven = Ranks(world_size=2, machines=machines, network_interface="ib0", ssh_port=3022)
+    assert wanted_ranks(case, drive, Options(), PYTHON) == driven
+    asked = Options(hosts="h3:2", network_interface="eth0", ssh_port=22)
+    expected = Ranks(world_size=2, machines=(Machine("h3", 2),), network_interface="eth0", ssh_port=22)
+    assert wanted_ranks(case, drive, asked, PYTHON) == expected
 
 
 def test_a_training_without_ranks_is_a_process_by_itself_until_they_are_asked_for(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from test_launch_ranks import RANK, left
 
 from conformance.hardware.detect import detect
 from conformance.hardware.profile import Drive
+from conformance.launch.layout import Ranks
 from conformance.launch.placement import Request
-from conformance.launch.ranks import Ranks, compose_ranks
+from conformance.launch.ranks import compose_ranks
 from conformance.launch.rules import subject_path
 from conformance.launch.supervision import Limits, Outcome, Start, run_subjects
 

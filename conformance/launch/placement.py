@@ -50,6 +50,17 @@ def candidates(host: Host, drive: Drive, request: Request) -> tuple[tuple[Placem
     return tuple(_split(host, cpus, request.num_instances) for cpus in fitting)
 
 
+def cores_by_turn(host: Host, turns: Sequence[tuple[int, int]], each: int) -> tuple[tuple[int, ...], ...]:
+    """Return the first logical CPUs of the ``each`` cores of ranks that mpirun binds.
+
+    ``turns`` holds for each rank the index of its socket, whose cores it gets in the order of the memory, and how many
+    ranks of that socket come before it.
+    """
+    sockets = sorted({cpu.socket for cpu in host.cpus})
+    owned = [tuple(cpu.id for cpu in _ordered(host.usable_cpus(socket))) for socket in sockets]
+    return tuple(owned[socket][turn * each : (turn + 1) * each] for socket, turn in turns)
+
+
 def cpu_list(cpus: Iterable[int]) -> str:
     """Write CPU ids as taskset and numactl read them.
 

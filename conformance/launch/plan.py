@@ -19,9 +19,9 @@ def plan_line(launched: Launched) -> str:
 def plan_text(composed: Composed, notes: tuple[str, ...] = ()) -> str:
     """Return what a plan shows of a launch: its notes as comments of a shell, then the line or the script of Slurm.
 
-    A process by itself has its line only.
+    A process by itself has its line only, unless there is a note of the plan's own.
     """
-    if not composed.launched.ranks:
+    if not composed.launched.ranks and not notes:
         return plan_line(composed.launched)
     told = "\n".join(f"# {note}" for note in (*composed.notes, *notes))
     what = composed.script.rstrip() if composed.script else plan_line(composed.launched)

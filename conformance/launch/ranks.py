@@ -1,11 +1,4 @@
-"""How the ranks of one subject are started: by mpirun, by horovodrun, or by mpirun in a Slurm allocation.
-
-The Intel model zoo's launcher (benchmarks/common/base_model_init.py) gives every rank the threads of a whole socket
-less two, however many ranks share it, and binds all ranks to one NUMA node where a socket is asked for. Here ranks of a
-socket share its cores out: a rank has ``cores of a socket // ranks of a socket`` of its own and as many threads, less
-those that ``--reserve-cores`` keeps for the thread that communicates. The mapping is the recipe's, word for word:
-``--map-by socket`` for a rank a socket, ``--map-by ppr:K:socket:pe=C//K`` for more.
-"""
+"""How the ranks of one subject are started: by mpirun, by horovodrun, or by mpirun in a Slurm allocation."""
 
 from __future__ import annotations
 
@@ -15,15 +8,14 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import msgspec
-
 from conformance.cases import Precision
-from conformance.errors import UsageError
 from conformance.hardware.host import Host
 from conformance.hardware.profile import Drive, Launcher
+from conformance.launch import habana
 from conformance.launch.groups import LAUNCH_VARIABLE, slurm_name
-from conformance.launch.placement import Request, candidates, cpu_list
-from conformance.launch.rules import LIBRARY_DIRECTORIES, Composed, binding, environment, preload, thread_variables
+from conformance.launch.layout import Layout, Machine, Ranks, lay_out, machine_list, ranks_here
+from conformance.launch.placement import Request, cpu_list
+from conformance.launch.rules import Composed, allocator, environment, hpu_environment, thread_variables
 from conformance.records import Launched
 
 _ELASTIC_TIMEOUT_S = 60  # for the ranks that are left to find each other again
@@ -46,55 +38,6 @@ DEAD_CONNECTION = {
 }
 
 
-class Machine(msgspec.Struct, frozen=True):
-    """A machine that ranks run on, and how many of them at most."""
-
-    name: str
-    slots: int
-
-
-class Ranks(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked for of a launch of ranks: by option, or by the row and the profile.
-
-    ``per_socket`` is as many as needed where it is None, ``machines`` is this one where it is empty. ``reserve_cores``
-    are those of each rank that get no compute thread. ``elastic`` ranks go on without one that is lost. The threads are
-    a row's: options and the profile win over them.
-    """
-
-    world_size: int
-    launcher: Launcher = "mpirun"
-    per_socket: int | None = None
-    machines: tuple[Machine, ...] = ()
-    network_interface: str | None = None
-    ssh_port: int | None = None
-    oversubscribe: bool = False
-    elastic: bool = False
-    reserve_cores: int = 0
-    inter_op_threads: int | None = None
-    intra_op_threads: int | None = None
-
-
-class Layout(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the ranks go on a machine.
-
-    ``cpus`` holds the first logical CPU of every core that the launch holds; ``ranks`` all logical CPUs that each rank
-    may use, SMT siblings too, as its affinity shows them. ``mapping`` is what mpirun is told; ``binder`` binds all
-    ranks together where they are not bound one by one.
-    """
-
-    cpus: tuple[int, ...]
-    memory_nodes: tuple[int, ...]
-    ranks: tuple[tuple[int, ...], ...]
-    cores_per_rank: int
-    mapping: tuple[str, ...]
-    binder: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def bound(self) -> bool:
-        return "none" not in self.mapping
-
-
 def compose_ranks(
     program: str,
     python: str | Path,
@@ -108,37 +51,31 @@ def compose_ranks(
     precision: Precision,
     environ: Mapping[str, str],
     root: bool,
-    library_directories: Sequence[Path] = LIBRARY_DIRECTORIES,
+    library_directories: Sequence[Path] | None = None,
+    hpu: habana.HpuLaunch | None = None,
 ) -> Composed:
     """Return the launch of all ranks of one job; ``program`` is the mpirun or horovodrun to use.
 
-    ``root`` tells whether the user is root, whom mpirun refuses unless told otherwise. Raises UsageError for ranks that
-    do not fit the machine.
+    ``root`` tells whether the user is root, whom mpirun refuses unless told otherwise. ``hpu`` is for ranks on Gaudi.
+    Raises UsageError for ranks that do not fit the machine.
     """
-    layout = lay_out(host, drive, request, ranks)
-    inter = request.num_inter_threads or drive.inter_op_threads or ranks.inter_op_threads or 1
+    layout = lay_out(host, drive, request, ranks, hpu)
     intra, thread_notes = _intra_threads(host, drive, request, ranks, layout)
-    rules = STALL if layout.bound else {**STALL, "KMP_AFFINITY": "verbose,none"}  # compact would stack unbound ranks
+    inter = request.num_inter_threads or drive.inter_op_threads or ranks.inter_op_threads or (intra if hpu else 1)
+    rules = {**_device_rules(host, intra, ranks, layout, environ, hpu), **STALL}
     if ranks.launcher != "horovodrun":
-        rules = {**rules, **YIELD, **(DEAD_CONNECTION if ranks.machines else {})}
-    env, env_notes = environment(host, intra, subject_path, environ, rules)
-    if ranks.launcher != "horovodrun":
-        # mpirun tags every write of a rank: lines must come whole, and do on the terminal that it gives to each.
-        del env["PYTHONUNBUFFERED"]
-        if "PYTHONUNBUFFERED" in environ:
-            env["PYTHONUNBUFFERED"] = None
-    preloaded = precision == "int8" if request.tcmalloc is None else request.tcmalloc
-    more, preload_notes = preload(library_directories, environ) if preloaded else ({}, ())
+        rules |= {**({} if hpu else YIELD), **(DEAD_CONNECTION if ranks.machines else {})}
+    env, env_notes = _environment(subject_path, environ, rules, ranks, hpu)
+    more, preload_notes = allocator(precision, request, hpu, environ, library_directories)
     env.update({**more, LAUNCH_VARIABLE: str(job_path)})
     subject = (str(python), "-m", "conformance.subject", str(job_path))
     if ranks.launcher == "horovodrun":
         argv = (*layout.binder, program, *_horovodrun(ranks), *subject)
     else:
-        users = (*thread_variables(host, intra), *rules, *(("LD_LIBRARY_PATH",) if ranks.machines else ()))
-        own = (*YIELD, *DEAD_CONNECTION)  # mpirun's, which it passes on by itself
-        names = [name for name, value in env.items() if value is not None and name not in own]
-        names += dict.fromkeys(name for name in users if environ.get(name) and name not in (*names, *own))
-        argv = (*layout.binder, program, *_mpirun(ranks, layout, root, names), *subject)
+        for_hpu = hpu is not None
+        words = _mpirun_for_hpu(program, ranks, layout, root, environ) if for_hpu else _mpirun(ranks, layout, root)
+        names = _passed_on(ranks, env, environ, rules, hpu)
+        argv = (*layout.binder, program, *words, *(word for name in names for word in ("-x", name)), *subject)
     script = None
     if ranks.launcher == "srun":
         script = sbatch_script(argv, env, host, ranks, job_path, log_path)
@@ -157,126 +94,10 @@ def compose_ranks(
     return Composed(launched=launched, notes=notes, script=script)
 
 
-def one_of(ranks: Ranks, host: Host) -> Ranks:
-    """Return the launch of one rank by itself on as many cores as each of these has, and bound by mpirun."""
-    per_socket = ranks.per_socket or math.ceil(_ranks_here(ranks) / host.sockets)
-    return msgspec.structs.replace(
-        ranks, world_size=1, per_socket=min(per_socket, host.cores_per_socket), launcher="mpirun", machines=()
-    )
-
-
-def lay_out(host: Host, drive: Drive, request: Request, ranks: Ranks) -> Layout:
-    """Return which CPUs each rank gets; machines that are named are taken to be alike.
-
-    Ranks are bound one by one where the whole machine may be used; where affinity, a cpuset or an option leaves a part
-    of it, they share that part. Raises UsageError, with figures, for more ranks than cores, sockets or slots.
-    """
-    here = _ranks_here(ranks)
-    if ranks.machines and (request.socket_id is not None or request.num_cores is not None):
-        raise UsageError(
-            "--hosts goes with whole machines, and --socket-id or --num-cores asks for a part of this one.",
-            "Leave out --socket-id and --num-cores, or --hosts.",
-        )
-    alone = msgspec.structs.replace(request, num_instances=1)
-    place = candidates(host, msgspec.structs.replace(drive, unit="machine"), alone)[0][0]
-    cores = len(place.cpus)
-    if here > cores:
-        if not ranks.oversubscribe:
-            raise UsageError(
-                f"{here} ranks on one machine are more than the {cores} cores that this process may use; "
-                f"allowed: 1 to {cores}.",
-                f"Ask for --mpi-num-processes {cores}, or let ranks share cores with --oversubscribe.",
-            )
-        note = f"{here} ranks share {cores} cores: no speed of such a run says anything about this machine."
-        return _together(host, place.cpus, binding(host, place), ranks, 1, ("--oversubscribe",), note)
-    whole = cores == len({cpu.core for cpu in host.cpus}) and len(host.allowed) == len(host.cpus)
-    if ranks.launcher == "horovodrun" or not whole:
-        why = "horovodrun binds none" if whole else "this process may use a part of the machine only"
-        note = f"Ranks are not bound one by one, because {why}: they share {cores} cores."
-        return _together(host, place.cpus, binding(host, place), ranks, cores // here, (), note)
-    return _by_socket(host, ranks, here)
-
-
-def _ranks_here(ranks: Ranks) -> int:
-    """Return how many ranks one machine gets at most."""
-    if not ranks.machines:
-        return ranks.world_size
-    slots = sum(machine.slots for machine in ranks.machines)
-    if ranks.world_size > slots:
-        raise UsageError(
-            f"--mpi-num-processes is {ranks.world_size}; allowed: 1 to {slots}, the slots of --hosts.",
-            "Ask for fewer ranks, or give each host more slots: --hosts NAME:SLOTS,NAME:SLOTS.",
-        )
-    return min(ranks.world_size, max(machine.slots for machine in ranks.machines))
-
-
-def _together(
-    host: Host, cpus: tuple[int, ...], binder: tuple[str, ...], ranks: Ranks, each: int, how: tuple[str, ...], note: str
-) -> Layout:
-    """Return the layout of ranks that all may use the same cores."""
-    mine = _with_siblings(host, cpus)
-    return Layout(
-        cpus=cpus,
-        memory_nodes=tuple(sorted({cpu.node for cpu in host.cpus if cpu.id in mine})),
-        ranks=(mine,) * ranks.world_size,
-        cores_per_rank=each,
-        mapping=(*how, "-bind-to", "none", "-map-by", "slot"),
-        binder=binder,
-        notes=(note,),
-    )
-
-
-def _by_socket(host: Host, ranks: Ranks, here: int) -> Layout:
-    """Return the layout of ranks that have cores of their own, in the order in which Open MPI maps and binds them."""
-    sockets, cores = host.sockets, host.cores_per_socket
-    per_socket = ranks.per_socket or math.ceil(here / sockets)
-    if per_socket > cores:
-        raise UsageError(
-            f"--mpi-num-processes-per-socket is {per_socket}; allowed: 1 to {cores}, the cores of a socket.",
-            "Ask for fewer ranks a socket, or leave it out.",
-        )
-    if here > per_socket * sockets:
-        raise UsageError(
-            f"{here} ranks on one machine are more than {per_socket} on each of its {sockets} sockets; "
-            f"allowed: 1 to {per_socket * sockets}.",
-            "Ask for fewer ranks, or for more with --mpi-num-processes-per-socket.",
-        )
-    each = cores // per_socket
-    owned = [
-        tuple(cpu.id for cpu in sorted(host.usable_cpus(socket), key=lambda cpu: (cpu.node, cpu.id)))
-        for socket in sorted({cpu.socket for cpu in host.cpus})
-    ]
-    parts = [_part(owned[rank // per_socket], rank % per_socket, each) for rank in range(here)]
-    left = cores - each * per_socket
-    return Layout(
-        cpus=tuple(cpu for part in parts for cpu in part),
-        memory_nodes=tuple(sorted({cpu.node for cpu in host.cpus if any(cpu.id in part for part in parts)})),
-        ranks=tuple(_with_siblings(host, parts[rank]) for rank in _places(ranks, here)),
-        cores_per_rank=each,
-        mapping=("--map-by", "socket" if per_socket == 1 else f"ppr:{per_socket}:socket:pe={each}"),
-        notes=(f"{per_socket} ranks of {each} cores leave {left} of the {cores} of a socket unused.",) if left else (),
-    )
-
-
-def _part(cpus: tuple[int, ...], index: int, size: int) -> tuple[int, ...]:
-    return cpus[index * size : (index + 1) * size]
-
-
-def _places(ranks: Ranks, here: int) -> list[int]:
-    """Return for each rank its number on its own machine; one machine is filled after the other."""
-    slots = [machine.slots for machine in ranks.machines] or [here]
-    return [place for count in slots for place in range(count)][: ranks.world_size]
-
-
 def _hosts(ranks: Ranks) -> tuple[str, ...]:
     """Return the machine of each rank; nothing where Slurm chooses it, which has an order of its own."""
     names = [machine.name for machine in ranks.machines for _ in range(machine.slots)]
     return () if ranks.launcher == "srun" else tuple(names[: ranks.world_size])
-
-
-def _with_siblings(host: Host, cpus: Sequence[int]) -> tuple[int, ...]:
-    cores, allowed = {cpu.core for cpu in host.cpus if cpu.id in cpus}, set(host.allowed)
-    return tuple(sorted(cpu.id for cpu in host.cpus if cpu.core in cores and cpu.id in allowed))
 
 
 def _intra_threads(
@@ -284,7 +105,7 @@ def _intra_threads(
 ) -> tuple[int, tuple[str, ...]]:
     """Return the compute threads of one rank, and notes; only an explicit option may exceed its cores or its quota."""
     most, why = layout.cores_per_rank, f"the {layout.cores_per_rank} cores of a rank"
-    here = _ranks_here(ranks)
+    here = ranks_here(ranks)
     if host.quota_cpus is not None and host.quota_cpus / here < most:
         most = max(1, math.floor(host.quota_cpus / here))
         why = f"{most} a rank by the cgroup's quota of {host.quota_cpus:g} CPUs"
@@ -299,17 +120,79 @@ def _intra_threads(
     return min(wanted, most), tuple(notes)
 
 
-def _mpirun(ranks: Ranks, layout: Layout, root: bool, names: Sequence[str]) -> tuple[str, ...]:
+def _device_rules(
+    host: Host, intra: int, ranks: Ranks, layout: Layout, environ: Mapping[str, str], hpu: habana.HpuLaunch | None
+) -> dict[str, str]:
+    if hpu is not None:
+        return habana.variables(hpu, environ, ranks_here(ranks), bool(ranks.machines), ranks.network_interface)
+    if layout.bound:
+        return thread_variables(host, intra)
+    return {**thread_variables(host, intra), "KMP_AFFINITY": "verbose,none"}  # compact would stack unbound ranks
+
+
+def _environment(
+    subject_path: Path, environ: Mapping[str, str], rules: Mapping[str, str], ranks: Ranks, hpu: habana.HpuLaunch | None
+) -> tuple[dict[str, str | None], tuple[str, ...]]:
+    if hpu is None:
+        env, notes = environment(subject_path, environ, rules)
+    else:
+        habana.check_modules(environ, ranks_here(ranks))
+        env, notes = hpu_environment(hpu, subject_path, environ, rules)
+    if ranks.launcher != "horovodrun":
+        # mpirun tags every write of a rank: lines must come whole, and do on the terminal that it gives to each.
+        del env["PYTHONUNBUFFERED"]
+        if "PYTHONUNBUFFERED" in environ:
+            env["PYTHONUNBUFFERED"] = None
+    return env, notes
+
+
+def _passed_on(
+    ranks: Ranks,
+    env: Mapping[str, str | None],
+    environ: Mapping[str, str],
+    rules: Mapping[str, str],
+    hpu: habana.HpuLaunch | None,
+) -> tuple[str, ...]:
+    """Return the variables that mpirun passes on to ranks: what the launch sets, and what it keeps of the user's."""
+    users = (*rules, *(("LD_LIBRARY_PATH",) if ranks.machines else ()))
+    own = (*YIELD, *DEAD_CONNECTION)  # mpirun's, which it passes on by itself
+    names = [name for name, value in env.items() if value is not None and name not in own]
+    names += dict.fromkeys(name for name in users if environ.get(name) and name not in (*names, *own))
+    if hpu is None:
+        return tuple(names)
+    untouched = {name: value for name, value in environ.items() if name not in env}
+    return habana.passed_on(names, untouched, bool(ranks.machines))
+
+
+def _mpirun_for_hpu(
+    program: str, ranks: Ranks, layout: Layout, root: bool, environ: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Return the words of the recipe, and one more for several servers: their daemons take the network named, too."""
+    named = ranks.launcher != "srun"  # in an allocation mpirun takes the machines from Slurm
+    words = habana.mpirun_words(
+        root=root,
+        world_size=ranks.world_size,
+        mapping=layout.mapping,
+        servers=machine_list(ranks.machines) if named else "",
+        interface=ranks.network_interface,
+        ssh_port=ranks.ssh_port,
+        prefix=None if Path(program).is_absolute() else environ.get("MPI_ROOT"),  # a path says as much
+    )
+    more = ("--mca", "oob_tcp_if_include", ranks.network_interface)
+    return (*words, *(more if ranks.machines and named and ranks.network_interface else ()))
+
+
+def _mpirun(ranks: Ranks, layout: Layout, root: bool) -> tuple[str, ...]:
     words = ["--allow-run-as-root"] if root else []
     words += ["-n", str(ranks.world_size), *layout.mapping, "--tag-output"]
     if ranks.machines and ranks.launcher != "srun":  # in an allocation mpirun takes the machines from Slurm
-        words += ["-H", _machine_list(ranks.machines)]
+        words += ["-H", machine_list(ranks.machines)]
     if ranks.ssh_port is not None:
         words += ["--mca", "plm_rsh_args", f"-p {ranks.ssh_port}"]
     if ranks.network_interface is not None:
         for parameter in ("btl_tcp_if_include", "oob_tcp_if_include"):
             words += ["--mca", parameter, ranks.network_interface]
-    return (*words, *(word for name in names for word in ("-x", name)))
+    return tuple(words)
 
 
 def _horovodrun(ranks: Ranks) -> tuple[str, ...]:
@@ -324,16 +207,12 @@ def _horovodrun(ranks: Ranks) -> tuple[str, ...]:
         interface = interface or (None if machines else "lo")
         machines = machines or tuple(spelled)
     if machines:
-        words += ["-H", _machine_list(machines)]
+        words += ["-H", machine_list(machines)]
     if interface is not None:
         words += ["--network-interface", interface]
     if ranks.ssh_port is not None:
         words += ["-p", str(ranks.ssh_port)]
     return tuple(words)
-
-
-def _machine_list(machines: Sequence[Machine]) -> str:
-    return ",".join(f"{machine.name}:{machine.slots}" for machine in machines)
 
 
 def sbatch_script(

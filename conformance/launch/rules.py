@@ -17,6 +17,7 @@ from conformance.cases import Precision
 from conformance.errors import HarnessFault
 from conformance.hardware.host import Host
 from conformance.hardware.profile import Drive
+from conformance.launch import habana
 from conformance.launch.placement import Placement, Request, cpu_list
 from conformance.records import Launched
 
@@ -44,14 +45,18 @@ def compose(
     request: Request,
     precision: Precision,
     environ: Mapping[str, str],
-    library_directories: Sequence[Path] = LIBRARY_DIRECTORIES,
+    library_directories: Sequence[Path] | None = None,
+    hpu: habana.HpuLaunch | None = None,
 ) -> Composed:
     """Return the launch of one subject; ``environ`` is the user's, and is only read."""
-    inter = inter_threads(host, placement, drive, request)
     intra, thread_notes = intra_threads(host, placement, drive, request)
-    env, env_notes = environment(host, intra, subject_path, environ)
-    preloaded = precision == "int8" if request.tcmalloc is None else request.tcmalloc
-    more, preload_notes = preload(library_directories, environ) if preloaded else ({}, ())
+    inter = inter_threads(host, placement, drive, request)
+    if hpu is None:
+        env, env_notes = environment(subject_path, environ, thread_variables(host, intra))
+    else:
+        env, env_notes = hpu_environment(hpu, subject_path, environ, habana.variables(hpu, environ))
+        inter = request.num_inter_threads or drive.inter_op_threads or intra
+    more, preload_notes = allocator(precision, request, hpu, environ, library_directories)
     launched = Launched(
         argv=(*binding(host, placement), str(python), "-m", "conformance.subject", str(job_path)),
         env={**env, **more},
@@ -88,11 +93,11 @@ def intra_threads(host: Host, placement: Placement, drive: Drive, request: Reque
 
 
 def environment(
-    host: Host, intra: int, subject_path: Path, environ: Mapping[str, str], more: Mapping[str, str] | None = None
+    subject_path: Path, environ: Mapping[str, str], rules: Mapping[str, str]
 ) -> tuple[dict[str, str | None], tuple[str, ...]]:
     """Return the variables that a launch sets or unsets (None), and what it keeps of the user's.
 
-    ``more`` are rules of this launch, which win over those of any other.
+    ``rules`` are what is set where the user left it unset or empty.
     """
     env: dict[str, str | None] = {
         "PYTHONPATH": str(subject_path),
@@ -101,7 +106,6 @@ def environment(
     }
     if "PYTHONHOME" in environ:  # it is another interpreter's home
         env["PYTHONHOME"] = None
-    rules = {**thread_variables(host, intra), **(more or {})}
     env.update((name, value) for name, value in rules.items() if not environ.get(name))
     kept = tuple(
         f"{name}={environ[name]} of your environment is kept; the rule is {value}."
@@ -111,6 +115,20 @@ def environment(
     if environ.get("PYTHONPATH"):
         kept += (f"PYTHONPATH={environ['PYTHONPATH']} of your environment is not passed to the subject.",)
     return env, kept
+
+
+def hpu_environment(
+    hpu: habana.HpuLaunch, subject_path: Path, environ: Mapping[str, str], rules: Mapping[str, str]
+) -> tuple[dict[str, str | None], tuple[str, ...]]:
+    """Return the same for a launch on Gaudi, which takes more of the user's: Habana's own setup gives PYTHONPATH the
+    directory of its media libraries. oneDNN and OpenMP compute nothing here, and get no rules.
+    """
+    env, kept = environment(subject_path, {**environ, "PYTHONPATH": ""}, rules)
+    unset, withheld = habana.withheld(hpu, environ)
+    users = environ.get("PYTHONPATH")
+    if users:
+        env["PYTHONPATH"] = f"{subject_path}:{users}"
+    return {**env, **unset}, (*kept, *withheld, *hpu.notes)
 
 
 def binding(host: Host, placement: Placement) -> tuple[str, ...]:
@@ -148,7 +166,7 @@ def subject_path(directory: Path) -> Path:
 
 
 def thread_variables(host: Host, intra: int) -> dict[str, str]:
-    """Return what is set where the user left it unset or empty."""
+    """Return what oneDNN, OpenMP and TensorFlow on a CPU are told."""
     order = "compact,1,0" if host.threads_per_core > 1 else "compact"
     return {
         "OMP_NUM_THREADS": str(intra),
@@ -157,6 +175,23 @@ def thread_variables(host: Host, intra: int) -> dict[str, str]:
         "KMP_SETTINGS": "1",
         "TF_ENABLE_ONEDNN_OPTS": "1",
     }
+
+
+def allocator(
+    precision: Precision,
+    request: Request,
+    hpu: habana.HpuLaunch | None,
+    environ: Mapping[str, str],
+    directories: Sequence[Path] | None,
+) -> tuple[dict[str, str | None], tuple[str, ...]]:
+    """Return LD_PRELOAD for the malloc of the recipe, and notes: jemalloc's on Gaudi, tcmalloc's for int8.
+
+    ``directories`` are where it is looked for, None for those of the recipe.
+    """
+    if hpu is not None and not request.tcmalloc:
+        return habana.jemalloc(environ, directories)
+    preloaded = precision == "int8" if request.tcmalloc is None else request.tcmalloc
+    return preload(LIBRARY_DIRECTORIES if directories is None else directories, environ) if preloaded else ({}, ())
 
 
 def preload(directories: Sequence[Path], environ: Mapping[str, str]) -> tuple[dict[str, str | None], tuple[str, ...]]:

@@ -40,7 +40,7 @@ _NOT_REACHED = (
 )
 # How Horovod tells, every HOROVOD_STALL_CHECK_TIME_SECONDS, whom the others wait for.
 _MISSING = re.compile(r"Missing ranks:((?:\s+\d+: \[.*)+)")
-_TAG = re.compile(r"\[[\d,]+\]<stderr>:")  # of a launcher, on each line or each piece of one
+_TAG = re.compile(r"\[[\d,]+\]<std(?:err|out)>:")  # of a launcher, on each line or each piece of one
 _ASK_SLURM_S = 2.0
 # What libraries print before they abort a process, where memory runs out among others.
 _ABORTING = re.compile(r"(?:what\(\): |\b[A-Z]+ ERROR: |Check failed: ).*\S")
