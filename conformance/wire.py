@@ -26,6 +26,7 @@ CONVERT = "convert_graph"  # fp32 graph -> bf16 graph
 CONVERT_IMAGENET = "convert_imagenet"  # archives of ImageNet -> TFRecords and class folders
 SUBSET = "subset"  # TFRecords -> a class-balanced sample of a split
 VERIFY = "verify_data"  # TFRecords -> what is in them, and dataset.json
+PROBE_DEVICE = "probe_device"  # nothing -> what an HPU is and can do, in a process that may be aborted
 
 # Kinds of event.
 STARTED = "started"  # TensorFlow is imported; versions, threads, plugins

@@ -157,6 +157,15 @@ def test_a_measurement_is_one_series_with_its_proof(one: Ended) -> None:
     assert arm["block_mean_s"] and min(arm["step_s"]) <= min(arm["block_mean_s"]) <= max(arm["step_s"])
 
 
+def test_what_was_proven_before_is_not_proven_again(graphs: Path) -> None:
+    again = measure(graphs, [("fp32", "good.pb", "fp32")], batch_size=1, steps=5, min_timed_s=0.0, prove=False)
+    (arm,) = again.result["arms"]
+    assert arm["proof"] is None and len(arm["step_s"]) >= 5
+    assert "prove the precision" not in again.phases
+    # What TensorFlow's import starts for a moment is gone then; a second process of ours would not be.
+    assert not again.children["load the graph"] and not again.children["warm up"]
+
+
 def test_what_is_timed_comes_after_the_proof_and_between_two_ceilings(one: Ended) -> None:
     assert one.phases[0] == "import TensorFlow"
     assert one.phases[-4:] == ["warm up", "measure the ceiling", "time steps", "measure the ceiling"]

@@ -29,8 +29,10 @@ from conformance.data.tree import find_images  # noqa: E402
 from conformance.fixtures.datasets import split_images  # noqa: E402
 from conformance.models import graphs, resnet  # noqa: E402
 from conformance.models.resnet import ResNet, Variant  # noqa: E402
+from conformance.subject import export as exporting  # noqa: E402
 from conformance.subject import train as program  # noqa: E402
 from conformance.subject.checkpoints import Checkpoints, newest, path_of, steps  # noqa: E402
+from conformance.subject.profiled import steps as steps_in_profile  # noqa: E402
 from conformance.subject.train import explodes, train  # noqa: E402
 from conformance.subject.training_arguments import check  # noqa: E402
 from conformance.subject.training_proof import shown, step_flop  # noqa: E402
@@ -264,7 +266,29 @@ def test_the_profile_is_that_of_the_steps_asked_for(whole: Whole) -> None:
             if plane.event_metadata[event.metadata_id].name == "train":
                 stats = {plane.stat_metadata[stat.metadata_id].name: stat.int64_value for stat in event.stats}
                 profiled.append(stats["step_num"])
-    assert sorted(profiled) == [5, 6, 7, 8]
+    assert sorted(profiled) == whole.result["profiled"] == [5, 6, 7, 8]
+
+
+def test_a_profile_that_ends_with_the_training_is_whole(data: str, tmp_path: Path) -> None:
+    told = short(data, max_train_steps=9, profile_steps=[5, 8], tensorboard=str(tmp_path / "board"))
+    assert (told["steps"], told["profiled"]) == (9, [5, 6, 7, 8])
+    assert steps_in_profile(str(tmp_path)) == []
+
+
+def test_the_saved_model_is_asked_what_the_network_was_asked(
+    whole: Whole, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert whole.result["exported"] == {"images": 364, "same": 364}
+    real = exporting._export_saved_model
+
+    def of_another_network(network: ResNet, *given: Any) -> None:
+        network.dense_kernel.assign(-network.dense_kernel)
+        real(network, *given)
+
+    monkeypatch.setattr(exporting, "_export_saved_model", of_another_network)
+    told = short(data, max_train_steps=2, epochs_between_evals=1, export_saved_model=str(tmp_path / "saved"))
+    assert told["exported"]["images"] == 364 and told["exported"]["same"] < 182
+    assert short(data, max_train_steps=1)["exported"] is None
 
 
 def test_the_last_checkpoints_are_kept(whole: Whole) -> None:
@@ -573,6 +597,34 @@ def test_fine_tuning_starts_from_a_checkpoint_and_changes_the_head_only(
             assert same == ("dense" not in name), name
 
 
+def test_weights_below_the_head_that_fine_tuning_changed_are_counted(
+    checkpoint: Path, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned = {"pretrained": str(checkpoint), "fine_tune": True, "max_train_steps": 2}
+    assert short(data, **tuned)["frozen_changed"] == 0
+    assert "frozen_changed" not in short(data, max_train_steps=1)
+    monkeypatch.setattr(program.Step, "frozen", property(lambda step: list(step.network.trainable_variables)))
+    assert short(data, **tuned)["frozen_changed"] == 2  # kernel and bias of the head, taken for frozen
+
+
+def test_images_come_in_the_type_that_was_asked_for(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fed: list[Any] = []
+    stepped = program.Step.__call__
+    monkeypatch.setattr(
+        program.Step,
+        "__call__",
+        lambda step, batches, *rest: fed.append(batches[0][0]) or stepped(step, batches, *rest),
+    )
+    judged = {"max_train_steps": 1, "epochs_between_evals": 1}
+    rounded, whole = (short(data, image_type=kind, **judged) for kind in ("bf16", "fp32"))
+    assert [images.dtype for images in fed] == [tf.bfloat16, tf.float32]
+    assert (fed[0].numpy() == tf.cast(fed[1], tf.bfloat16).numpy()).all()
+    assert rounded["losses"][0] != whole["losses"][0] == pytest.approx(rounded["losses"][0], rel=0.02)
+    assert rounded["evaluations"][0]["images"] == 364
+    mixed = short(None, image_type="bf16", mixup_alpha=0.2, max_train_steps=1)
+    assert fed[-1].dtype == tf.bfloat16 and np.isfinite(mixed["losses"]).all()
+
+
 @pytest.fixture(scope="module")
 def without_decay(data: str) -> float:
     return float(short(data, max_train_steps=1, weight_decay=0.0)["losses"][0])
@@ -632,6 +684,9 @@ def test_the_log_of_onednn_proves_the_convolutions_forwards_and_backwards() -> N
     assert 0.99 < found["native_share"] <= 1.0
     assert sum(row["calls"] for row in found["kernels"]) == 3 * 53 - 1  # all, and their two gradients but the first's
     assert {row["data_type"] for row in found["kernels"]} == {"f32:f32"}
+    assert sum(row[0] == "convolution" for row in found["layers"]) == 3 * 53 - 1
+    assert {row[1] for row in found["layers"] if row[0] == "convolution"} >= {"backward_data", "backward_weights"}
+    assert found["onednn"]["version"] and found["onednn"]["isa"]
     fell = found["fallbacks"]
     assert 0 < fell["onednn_s"] <= fell["step_s"] and not any("f32" not in row["data_type"] for row in fell["largest"])
 
@@ -642,3 +697,4 @@ def test_the_work_of_a_step_is_three_times_that_of_its_convolutions() -> None:
     first = 8 * 8 * (64 * 32 + 64 * 8 + 9 * 8 * 8 + 8 * 32)
     second = 8 * 8 * 32 * 16 + 4 * 4 * (32 * 64 + 9 * 16 * 16 + 16 * 64)
     assert step_flop(ResNet("small", 11, 0), 5, 32) == 5 * 2 * (3 * (initial + first + second) - initial)
+    assert step_flop(ResNet("small", 11, 0), 5, 32, head_only=True) == 5 * 2 * (initial + first + second)

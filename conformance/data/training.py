@@ -14,7 +14,9 @@ from conformance.data.shards import record_count
 from conformance.data.tree import Tree
 from conformance.wire import Refused
 
-Batch = Tuple[tf.Tensor, tf.Tensor]  # images float32 [B, H, W, 3], means subtracted, and labels int64 [B]
+# Images [B, H, W, 3] in float32, or in bfloat16 where that is asked for, means subtracted, and labels int64 [B].
+Batch = Tuple[tf.Tensor, tf.Tensor]
+IMAGE_TYPES = {"fp32": tf.float32, "bf16": tf.bfloat16}
 
 EVALUATED_AT = {"imagenet": 224, "digits": DIGIT_SIDE}  # side of the images in an evaluation, in pixels
 _INTERLEAVED = 10  # shards read at once, and the records that are shuffled: as HabanaAI/Model-References 1.6.1
@@ -74,6 +76,7 @@ class Split(NamedTuple):
     ranks: int = 1
     by_file: bool = False
     dealt: Optional[int] = None  # batches that are dealt out at a time, where that is not one for each rank
+    image_type: str = "fp32"  # one of IMAGE_TYPES
 
     @property
     def round(self) -> int:
@@ -146,7 +149,7 @@ def _pipeline(split: Split, skip: int) -> tf.data.Dataset:
         image = CROPS[split.crop](encoded, tf.stack([tf.constant(split.seed, tf.int64), position]), split.image_size)
         if split.shuffled_labels:
             label = 1 + tf.strings.to_hash_bucket_strong(encoded, LABELS[split.dataset], key=[split.seed, 1])
-        return image, label, position
+        return tf.cast(image, IMAGE_TYPES[split.image_type]), label, position
 
     prepared = _order(split, skip).map(prepare, num_parallel_calls=split.threads, deterministic=True)
     options = tf.data.Options()

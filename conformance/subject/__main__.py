@@ -27,6 +27,7 @@ MODULES = {
     wire.CONVERT_IMAGENET: "convert_imagenet",
     wire.SUBSET: "subset",
     wire.VERIFY: "verify_data",
+    wire.PROBE_DEVICE: "probe_device",
 }
 PROVEN = (wire.MEASURE, wire.ACCURACY)
 
@@ -35,7 +36,8 @@ def main(job_path: str) -> int:
     job = wire.read_job(job_path)
     ranked = job.arguments.get("ranks") is not None
     events = Events(events_path(job.events, os.environ) if ranked else job.events)
-    beside = (VerbosePass(job_path),) if job.kind in PROVEN else ()
+    proven = job.kind in PROVEN
+    beside = (VerbosePass(job_path) if job.arguments.get("prove", True) else None,) if proven else ()
     try:
         with events.alive():
             events.phase("import TensorFlow")

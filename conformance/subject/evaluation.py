@@ -1,12 +1,13 @@
 """Judge a network that is being trained on every image of a validation split, the last partial batch too."""
 
 import itertools
-from typing import Any, Callable, Dict, List, Sequence, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
 import numpy as np
 import tensorflow as tf
 
 from conformance.data import imagenet
+from conformance.data.training import IMAGE_TYPES
 from conformance.models.resnet import ResNet
 from conformance.subject import accuracy
 from conformance.subject.events import Events
@@ -28,10 +29,30 @@ class Evaluation:
         image_size: int,
         batch_size: int,
         ranks: Ranks,
+        image_type: str = "fp32",
     ) -> None:
         self._shards, self._dataset, self._batch_size, self._ranks = shards, dataset, batch_size, ranks
+
+        def predict(images: tf.Tensor) -> tf.Tensor:
+            return network(tf.cast(images, IMAGE_TYPES[image_type]))
+
         images = tf.TensorSpec([None, image_size, image_size, 3], tf.float32)
-        self._predict = tf.function(network.__call__, input_signature=[images], autograph=False)
+        self._predict = tf.function(predict, input_signature=[images], autograph=False)
+
+    @property
+    def judges(self) -> bool:
+        """Whether there are images to judge the network on."""
+        return bool(self._shards)
+
+    def classes(self, threads: int, predict: Optional[Callable[[tf.Tensor], tf.Tensor]] = None) -> np.ndarray:
+        """Return the class of each image of the split, as this process alone sees it.
+
+        ``predict`` stands in place of the network. The first prediction of the network decides in which type it
+        computes in all of them.
+        """
+        answer = predict or self._predict
+        batches = imagenet.batches(self._shards, self._batch_size, self._dataset, threads)
+        return np.concatenate([answer(tf.constant(batch.images)).numpy().argmax(1) for batch in batches])
 
     def hits(self, threads: int, events: Events, check: Callable[[], None]) -> Dict[str, Any]:
         """Return top1_hits, top5_hits, images, and ``correct``: a bit for each image in the order of the split, as hex.

@@ -5,13 +5,14 @@ so that a neighbour's noise hits all of them alike: the ratio of two arms is the
 
 Arguments of the job: arms (name, graph, precision), input_name, output_name, image_size, batch_size, warmup_steps,
 steps, min_timed_s, seed, and go_path where several instances wait for each other (else None). Where a network is
-claimed also model, and allow_other_network.
+claimed also model, and allow_other_network. Without prove, which is true by default, the proof of each arm is None: an
+earlier process proved the same graph.
 """
 
 import gc
 import os
 import time
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -41,6 +42,7 @@ class Arm:
         self.ended: List[float] = []
         self.block_sizes: List[int] = []
         self.gap_s = 0.0
+        self.proof: Optional[Dict[str, Any]] = None
 
     def load(self, job: Job) -> None:
         self.step = runtime.graph_step(job, *self.subject)
@@ -132,7 +134,7 @@ def wait_for_others(go_path: str, events: Events) -> None:
         time.sleep(0.002)
 
 
-def run(job: Job, events: Events, verbose_pass: VerbosePass) -> Dict[str, Any]:
+def run(job: Job, events: Events, verbose_pass: Optional[VerbosePass]) -> Dict[str, Any]:
     a = job.arguments
     runtime.eager_threads(job)
     runtime.announce(job, events)
@@ -141,14 +143,16 @@ def run(job: Job, events: Events, verbose_pass: VerbosePass) -> Dict[str, Any]:
     subjects = [_subject(arm, a, images.shape) for arm in a["arms"]]
     arms = [Arm(arm["name"], subject, images) for arm, (subject, _) in zip(a["arms"], subjects)]
     networks = "; ".join(dict.fromkeys(str(network) for _, network in subjects))
-    verbose_pass.begin(images, [arm.subject for arm in arms])
+    if verbose_pass is not None:
+        verbose_pass.begin(images, [arm.subject for arm in arms])
     for arm in arms:
         arm.load(job)
     events.phase("build the ceiling")
     ceilings = {arm.subject.precision: Ceiling(arm.subject.precision, job) for arm in arms}
-    events.phase("prove the precision")
-    for arm, log in zip(arms, verbose_pass.logs()):
-        arm.prove(log)
+    if verbose_pass is not None:
+        events.phase("prove the precision")
+        for arm, log in zip(arms, verbose_pass.logs()):
+            arm.prove(log)
     events.phase("warm up")
     for arm in arms:
         warm_up(arm, a["warmup_steps"], events)

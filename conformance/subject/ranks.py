@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from conformance.data import storage
+from conformance.subject.runtime import package_versions
 from conformance.wire import Consequence, Refused, WrongAnswer
 
 ENGINES = ("horovod",)
@@ -281,7 +282,7 @@ Ranks = Union[Alone, Horovod]
 
 
 @contextmanager
-def joined(given: Optional[Dict[str, Any]]) -> Iterator[Ranks]:
+def joined(given: Optional[Dict[str, Any]], device: str = "cpu") -> Iterator[Ranks]:
     """Join the ranks for as long as the block runs.
 
     Raises Refused where other ranks are there than were asked for, and Consequence for an error of the block that
@@ -291,6 +292,8 @@ def joined(given: Optional[Dict[str, Any]]) -> Iterator[Ranks]:
     if given is None:
         yield Alone()
         return
+    if device == "hpu":
+        _check_flavour()
     ranks = Horovod(asked_for)
     try:
         yield ranks
@@ -301,6 +304,17 @@ def joined(given: Optional[Dict[str, Any]]) -> Iterator[Ranks]:
         raise Consequence(message, "Read what the other ranks say.") from None
     finally:
         ranks.close()
+
+
+def _check_flavour() -> None:
+    """Raise Refused for a Horovod that knows no HPU: it would reduce over the CPUs, and nothing would say so."""
+    found = package_versions("habana-horovod", "horovod")
+    if "habana-horovod" not in found:
+        there = " and ".join("%s %s" % item for item in found.items()) or "none"
+        raise Refused(
+            "Ranks on HPUs are joined by habana-horovod, and this stack has %s." % there,
+            "Run conformance/stacks/horovod_wheel.py with its Python where the headers of SynapseAI are.",
+        )
 
 
 def _tells_of_another(error: Exception) -> bool:

@@ -28,7 +28,15 @@ def announce(job: Job, events: Events) -> None:
         inter_op_threads=job.inter_op_threads,
         intra_op_threads=job.intra_op_threads,
         affinity=sorted(os.sched_getaffinity(0)),
+        plugins=loaded_plugins(),
     )
+
+
+def loaded_plugins() -> List[str]:
+    """Return the files of pluggable devices that this process has loaded, by its own memory map."""
+    with open("/proc/self/maps") as maps:
+        paths = {line.split(None, 5)[-1].rstrip("\n") for line in maps if ".so" in line}
+    return sorted(os.path.basename(path) for path in paths if os.path.dirname(path).endswith("/tensorflow-plugins"))
 
 
 def session_config(job: Job, precision: str) -> tf.compat.v1.ConfigProto:

@@ -7,7 +7,10 @@ train_offset (epochs that are trained before these, and not evaluated), epochs_b
 max_train_steps, stop_threshold, seed; model_dir, checkpoint_steps, keep, resume; export_saved_model, export_graph,
 eval_only, profile_steps, tensorboard; prove (whether the precision is proven first); early_check (a band, see
 early_check.py, or None); ranks (fields of ``ranks.Wanted``, or None for one process; sizes of batches are
-those of a rank).
+those of a rank). What ``training_arguments.DEFAULTS`` names may be left out: device ("cpu" or "hpu"), image_type
+("fp32" or "bf16", of images on their way to the network), bf16_recipe (which the launch has put into the environment),
+and media, by which way images come: path, ``media.PATH`` for an HPU's own loader or other words for tf.data, and
+reason.
 
 Steps count from 0; a checkpoint ``step-00000010`` and an evaluation at step 10 are those after ten steps.
 """
@@ -16,7 +19,6 @@ import hashlib
 import itertools
 import math
 import os
-import shutil
 import socket
 import statistics
 import time
@@ -28,22 +30,22 @@ import numpy as np
 import tensorflow as tf
 
 from conformance import wire
-from conformance.data import storage, training
+from conformance.data import media, training
 from conformance.data.tree import Tree, find_images
 from conformance.models import losses
 from conformance.models.pretrained import by_name, start_from
 from conformance.models.resnet import ResNet
 from conformance.models.trainable import check_trainable
 from conformance.schedules import plan, rate, schedule
-from conformance.subject import checkpoints, machine, runtime, training_proof
+from conformance.subject import checkpoints, device, machine, profiled, runtime, training_proof
 from conformance.subject.checkpoints import Checkpoints
 from conformance.subject.early_check import hopeless
 from conformance.subject.evaluation import Evaluation
 from conformance.subject.events import Events
-from conformance.subject.freeze import frozen, write_graph
+from conformance.subject.export import export
 from conformance.subject.interruption import Interrupted, Interruption
 from conformance.subject.ranks import Alone, Ranks, joined
-from conformance.subject.training_arguments import check
+from conformance.subject.training_arguments import check, completed
 from conformance.subject.training_log import TrainingLog
 from conformance.subject.training_step import COMPUTE, Step
 from conformance.wire import Job, Refused, WrongAnswer
@@ -60,19 +62,22 @@ CALM = "Lower the learning rate or lengthen its warm-up."
 
 
 def run(job: Job, events: Events) -> Dict[str, Any]:
-    runtime.eager_threads(job)
-    runtime.announce(job, events)
-    a, threads = job.arguments, (job.inter_op_threads, job.intra_op_threads)
+    a, threads = completed(job.arguments), (job.inter_op_threads, job.intra_op_threads)
     check(a)
-    with joined(a["ranks"]) as ranks:
+    device.check_conversion(a["device"], a["precision"])
+    runtime.eager_threads(job)
+    device.load(a["device"])  # before anything runs: it registers an allocator
+    runtime.announce(job, events)
+    with joined(a["ranks"], a["device"]) as ranks:
         events.phase("prove the precision")
-        asked = a["prove"] and not a["eval_only"]
+        asked = a["prove"] and not a["eval_only"] and a["device"] == device.CPU  # oneDNN's log tells of CPUs only
         proven = ranks.once(lambda: training_proof.shown(a, threads) if asked else training_proof.NOTHING)
         return dict(train(a, events, job.intra_op_threads, ranks), **proven)
 
 
 def train(a: Dict[str, Any], events: Events, threads: int, ranks: Optional[Ranks] = None) -> Dict[str, Any]:
     """Do what the arguments say in this process, and return what came of it."""
+    a = completed(a)
     check(a)
     ranks, kept = ranks or Alone(), Kept()
     while True:
@@ -91,23 +96,28 @@ def _train(a: Dict[str, Any], events: Events, threads: int, ranks: Ranks, kept: 
     clock = Clock()
     init_start_ms = clock.now_ms()
     events.phase("build the network")
-    run = Run(a, events, threads, ranks, clock, kept)
+    with device.placed(a["device"]):
+        run = Run(a, events, threads, ranks, clock, kept)
     times = {"init_start_ms": init_start_ms, "init_stop_ms": clock.now_ms(), "run_start_ms": clock.now_ms()}
     stopped_by = None
     with Interruption(ranks, run.fault) as interruption:
         try:
-            if a["eval_only"]:
-                run.evaluate(interruption.check)
-            else:
-                stopped_by = run.steps(interruption.check)
+            with device.placed(a["device"]):
+                if a["eval_only"]:
+                    run.evaluate(interruption.check)
+                else:
+                    stopped_by = run.steps(interruption.check)
+            if not a["eval_only"]:
                 times["run_stop_ms"] = clock.now_ms()
                 events.phase("export")
-                _export(run.network, a)
+                run.export()
         except Interrupted as name:
             raise run.interrupted(str(name)) from None
         finally:
             run.close()
     run.check_log()
+    if a["profile_steps"]:
+        run.told["profiled"] = profiled.steps(a["tensorboard"] or a["model_dir"])
     return dict(run.told, stopped_by=stopped_by, times=dict(times, evaluations=run.evaluated_ms))
 
 
@@ -152,9 +162,13 @@ class Run:
         self._shards = find_images(a["data"], "train", a["dataset"]) if a["data"] and not a["eval_only"] else []
         judged = a["data"] and (a["eval_only"] or a["epochs_between_evals"])
         validation = find_images(a["data"], "validation", a["dataset"]) if judged else []
-        self.network = ResNet(a["network"], a["classes"], a["seed"], COMPUTE[a["precision"]])
-        self._evaluation = Evaluation(self.network, validation, a["dataset"], a["image_size"], a["batch_size"], ranks)
+        self.network = ResNet(a["network"], a["classes"], a["seed"], compute_type(a))
+        self._evaluation = Evaluation(
+            self.network, validation, a["dataset"], a["image_size"], a["batch_size"], ranks, a["image_type"]
+        )
         self._step = Step(self.network, a, ranks)
+        device.check_variables(a["device"], self.network.variables)
+        self._placement = device.Placement(a["device"])
         self._checkpoints = self._kept() if a["model_dir"] and not a["eval_only"] else None
         self._begin()
         self._log = TrainingLog(a, self._total, self._global_batch, events, ranks)
@@ -194,6 +208,10 @@ class Run:
             "world_size": self._ranks.size,
             "ranks": [],
             "left": [],  # step from which ranks went on without others, and their numbers at the start
+            "device": self._a["device"],
+            "placement": None,  # numbers of operations of a step by kind of device, where that is not the CPU
+            "bf16_conversion": os.environ.get(device.CONVERSION) if self._a["device"] == device.HPU else None,
+            "media": self._a["media"],
         }
         if going_on:
             self.told["left"].append([self.told["steps"], self._ranks.left])
@@ -221,18 +239,27 @@ class Run:
         """Train until the steps, the epochs or the threshold end it, and return which did."""
         check_trainable(self.network)
         self._check_weights()
+        begun = [digest([variable]) for variable in self._step.frozen]
         reader = ThreadPoolExecutor(1)  # so that a batch that never comes can be told
         try:
-            return self._steps(reader, self._batches(), alive)
+            ended = self._steps(reader, self._batches(), alive)
         finally:
             reader.shutdown(wait=False)
+        if begun:
+            self.told["frozen_changed"] = sum(digest([v]) != one for v, one in zip(self._step.frozen, begun))
+        return ended
 
     def _batches(self) -> Iterator[training.Batch]:
         a = self._a
         if not a["data"]:
             seed = a["seed"] + 65_537 * self._ranks.rank
             labels = bool(a["shuffled_labels"])
-            return itertools.repeat(training.synthetic(a["batch_size"], a["image_size"], a["classes"], seed, labels))
+            images, of_them = training.synthetic(a["batch_size"], a["image_size"], a["classes"], seed, labels)
+            return itertools.repeat((tf.cast(images, training.IMAGE_TYPES[a["image_type"]]), of_them))
+        if a["media"]:
+            self._ranks.say("Images by %s: %s" % (a["media"]["path"], a["media"]["reason"]))
+            if a["media"]["path"] == media.PATH:
+                return media.batches(a["data"], a["batch_size"], a["image_size"], a["image_type"], a["dataset"])
         epoch_images = self._epoch_steps * self._global_batch
         by_file = self._ranks.wanted.shard == "file" and not isinstance(self._shards, Tree)
         by_file = by_file and self._ranks.once(
@@ -253,6 +280,7 @@ class Run:
             ranks=self._ranks.size,
             by_file=by_file,
             dealt=self._ranks.wanted.world_size,
+            image_type=a["image_type"],
         )
         return training.batches(split, self._done * a["accumulate"])
 
@@ -272,10 +300,11 @@ class Run:
             patience_s = STALLED_S
             now = rate(self._plan, self._done)
             share = losses.mixup_share(a["mixup_alpha"], a["seed"], self._done) if a["mixup_alpha"] else 1.0
-            with self._log.profiled(self._done):
+            with self._placement.watched(), self._log.profiled(self._done):
                 begun = time.perf_counter()
                 scalars = self._step(fed, now, share)
                 told["step_s"].append(time.perf_counter() - begun)
+            told["placement"] = self._placement.told
             self._check_loss(scalars.loss)
             told["rates"].append(now)
             self._log.after(self._done, now, scalars)
@@ -347,6 +376,10 @@ class Run:
         self._events.phase("train")
         self._log.restart()
         return hits["top1_hits"] / hits["images"]
+
+    def export(self) -> None:
+        """Write the network where that is asked for; it computes in float32 from then on."""
+        self.told["exported"] = export(self.network, self._a, self._evaluation, self._threads)
 
     def interrupted(self, name: str) -> Refused:
         """Write a checkpoint of a run that is asked to end, and return what is to be said."""
@@ -459,6 +492,11 @@ class Run:
             raise self._ranks.by_all(WrongAnswer(found, CALM))
 
 
+def compute_type(a: Dict[str, Any]) -> tf.DType:
+    """Return the type that the network is built with: float32 on an HPU, where the graph is converted for bf16."""
+    return tf.float32 if a["device"] == device.HPU else COMPUTE[a["precision"]]
+
+
 def digest(variables: Sequence[tf.Variable]) -> str:
     """Return the SHA-256 of the values of variables, one after the other."""
     found = hashlib.sha256()
@@ -474,31 +512,6 @@ def explodes(losses: Sequence[float]) -> bool:
     half = RISING_STEPS // 2
     last, before = sum(losses[-half:]) / half, sum(losses[-RISING_STEPS:-half]) / half
     return last > before > EXPLODED * losses[0]
-
-
-def _export(network: ResNet, a: Dict[str, Any]) -> None:
-    """Write the network, which then computes in float32, as a frozen graph and as a SavedModel."""
-    network.compute = tf.float32
-    if a["export_graph"]:
-        graph_def = frozen(network, a["image_size"])
-        with storage.writing(a["export_graph"]):
-            write_graph(graph_def, a["export_graph"])
-    if a["export_saved_model"]:
-        _export_saved_model(network, a["image_size"], a["export_saved_model"])
-
-
-def _export_saved_model(network: ResNet, image_size: int, path: str) -> None:
-    @tf.function(input_signature=[tf.TensorSpec([None, image_size, image_size, 3], tf.float32, name="input_tensor")])
-    def predict(input_tensor: tf.Tensor) -> Dict[str, tf.Tensor]:
-        return {"softmax_tensor": tf.nn.softmax(network(input_tensor))}
-
-    part = path.rstrip("/") + ".part"
-    try:
-        with storage.writing(path):
-            tf.saved_model.save(network, part, signatures={"serving_default": predict})
-            os.replace(part, path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _resident_bytes() -> int:

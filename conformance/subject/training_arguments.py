@@ -3,17 +3,39 @@
 import os
 from typing import Any, Dict
 
+from conformance.data import media
 from conformance.data.imagenet import LABELS
-from conformance.data.training import EVALUATED_AT
+from conformance.data.training import EVALUATED_AT, IMAGE_TYPES
+from conformance.subject import device
 from conformance.subject.ranks import parsed
 from conformance.wire import Refused
+
+# What a job may leave out: where it trains, and how its images come there.
+DEFAULTS: Dict[str, Any] = {"device": "cpu", "image_type": "fp32", "bf16_recipe": None, "media": None}
+
+
+def completed(a: Dict[str, Any]) -> Dict[str, Any]:
+    return {**DEFAULTS, **a}
 
 
 def check(a: Dict[str, Any]) -> None:
     """Raise Refused for what cannot be done, before anything is read or made."""
+    a = completed(a)
+    _check_device(a)
     _check_data(a)
     _check_course(a)
     _check_places(a)
+
+
+def _check_device(a: Dict[str, Any]) -> None:
+    for name, known in (("device", device.NAMES), ("image_type", IMAGE_TYPES)):
+        found = "The %s %r is not known; known are %s." % (name, a[name], " and ".join(known))
+        _refuse(a[name] not in known, found, "Name one of them.")
+    loaded = (a["media"] or {}).get("path") == media.PATH
+    found = "The media loader of an HPU was asked for on the device %r." % a["device"]
+    _refuse(loaded and a["device"] != device.HPU, found, "Leave it to tf.data.")
+    found = "The media loader of an HPU needs class folders of JPEGs, and there are no data."
+    _refuse(loaded and not a["data"], found, "Name their directory.")
 
 
 def _check_data(a: Dict[str, Any]) -> None:

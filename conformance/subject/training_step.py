@@ -67,6 +67,12 @@ class Step:
         self.reduce_s.append(reduced - computed)
         return Scalars(*told.numpy().tolist())
 
+    @property
+    def frozen(self) -> List[tf.Variable]:
+        """The weights that are not trained."""
+        trained = {id(variable) for variable in self._trained}
+        return [variable for variable in self._all if id(variable) not in trained]
+
     def reduction_s(self) -> Optional[float]:
         """Return the median of some reductions of what a step reduces, in seconds, with nothing else to do."""
         return self._ranks.reduction_s(self._trained)
@@ -94,7 +100,7 @@ class Step:
         a = self._a
         shares = losses.targets(labels, a["classes"], a["label_smoothing"])
         if a["mixup_alpha"]:
-            images, shares = losses.mixup(images, shares, share)
+            images, shares = losses.mixup(tf.cast(images, tf.float32), shares, share)
         told: List[tf.Tensor] = []
 
         def loss() -> tf.Tensor:
