@@ -16,11 +16,13 @@ from conformance.fixtures.options import Options
 from conformance.fixtures.repeats import OF_THE_SERIES
 from conformance.fixtures.session import Session
 from conformance.fixtures.sizes import check_course, training_sizes
-from conformance.fixtures.training import LEARNT, Training, unjudged
+from conformance.fixtures.training import Training
+from conformance.fixtures.training_answer import LEARNT, unjudged
 from conformance.hardware.profile import Drive, Machine, Profile
 
 ROOT = Path(__file__).parents[1]
 CASES = [case for path in sorted((ROOT / "suites/training").glob("*.toml")) for case in load_cases(path)]
+GAUDI = [case for path in sorted((ROOT / "suites/gaudi").glob("*.toml")) for case in load_cases(path)]
 
 ROW = """
 [[case]]
@@ -96,8 +98,8 @@ def test_synthetic_images_are_for_training_only(tmp_path: Path) -> None:
         loaded(tmp_path / "cases.toml", text)
 
 
-@pytest.mark.parametrize("row", CASES, ids=lambda row: row.id)
-def test_every_row_of_the_suite_has_a_schedule_that_the_subject_takes(row: Case) -> None:
+@pytest.mark.parametrize("row", (*CASES, *GAUDI), ids=lambda row: row.id)
+def test_every_row_of_the_suites_has_a_schedule_that_the_subject_takes(row: Case) -> None:
     assert row.training is not None
     made = schedules.schedule(msgspec.to_builtins(row.training.schedule))
     assert schedules.rate(schedules.plan(made, 256, 1_281_167), 1) > 0
@@ -105,7 +107,7 @@ def test_every_row_of_the_suite_has_a_schedule_that_the_subject_takes(row: Case)
 
 @pytest.mark.parametrize("schedule", [schedules.INTEL, schedules.HABANA])
 def test_the_documented_rows_have_the_schedules_of_the_recipes(schedule: schedules.Schedule) -> None:
-    rows = [case.training.schedule for case in CASES if case.training and case.dataset == "imagenet"]
+    rows = [case.training.schedule for case in (*CASES, *GAUDI) if case.training and case.dataset == "imagenet"]
     known = {f: getattr(schedule, f) for f in Schedule.__struct_fields__}
     assert Schedule(**known) in rows
 

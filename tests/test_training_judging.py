@@ -13,7 +13,7 @@ from scipy import stats
 
 from conformance.cases import Band, Case
 from conformance.cases.training import Recipe, Schedule
-from conformance.fixtures.training import correct, fallback_note, metrics, write_steps
+from conformance.fixtures.training_answer import correct, fallback_note, metrics, write_steps
 from conformance.judging.training import loss_metrics, step_metrics
 from conformance.judging.verdicts import Partial, judge_case
 from conformance.records import Noise

@@ -17,6 +17,7 @@ Precision = Literal["fp32", "bf16", "int8"]
 Mode = Literal["accuracy", "throughput", "latency", "speedup", "training"]
 Dataset = Literal["dummy", "synthetic", "digits", "imagenet"]
 Launcher = Literal["mpirun", "horovodrun", "srun"]
+Device = Literal["cpu", "hpu"]
 
 
 class Band(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -88,7 +89,8 @@ class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """One claim: a documented run and the bands that its metrics must lie in.
 
     A case with a ``world_size`` is trained by so many ranks; what else is said of ranks, and threads, belongs to it.
-    ``slow`` ones have a marker to leave them out by.
+    Scaling is measured from one rank, or from ``base_world_size`` of them. ``device`` is that of the recipe, a CPU
+    where none is said. ``slow`` ones have a marker to leave them out by.
     """
 
     id: str
@@ -102,7 +104,9 @@ class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     steps: Positive | None = None
     time_limit_s: Positive = 3600
     slow: bool = False
+    device: Literal["hpu"] | None = None
     world_size: Positive | None = None
+    base_world_size: Positive | None = None
     ranks_per_socket: Positive | None = None
     launcher: Launcher | None = None
     oversubscribe: bool = False
@@ -114,7 +118,12 @@ class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     @property
     def markers(self) -> tuple[str, ...]:
-        told = {"ranks": self.world_size is not None, "slow": self.slow}
+        told = {
+            "ranks": self.world_size is not None,
+            "slow": self.slow,
+            "gaudi": self.device == "hpu",
+            "profiler": self.training is not None and self.training.profile_steps is not None,
+        }
         of_data = () if self.dataset in ("dummy", "synthetic") else (self.dataset,)
         return (self.precision, self.mode, *of_data, *(name for name, holds in told.items() if holds))
 
@@ -139,10 +148,16 @@ def load_cases(path: Path) -> tuple[Case, ...]:
 
 def _misfit(case: Case) -> str | None:
     """Return what does not go together in a row: training has a table, a type and images of its own."""
-    of_ranks = ("ranks_per_socket", "launcher", "oversubscribe", "inter_op_threads", "intra_op_threads")
+    of_ranks = (
+        "ranks_per_socket", "launcher", "oversubscribe", "inter_op_threads", "intra_op_threads", "base_world_size",
+    )  # fmt: skip
     given = [name for name in of_ranks if getattr(case, name) not in (None, False)]
     if case.world_size is None and given:
         return f"has {given[0]!r}, which is for ranks, and no 'world_size'"
+    if case.world_size is not None and (case.base_world_size or 1) >= max(2, case.world_size):
+        return f"scales from {case.base_world_size} ranks to {case.world_size}; allowed are fewer to more"
+    if case.device is not None and case.mode != "training":
+        return f"has device {case.device!r} and mode {case.mode!r}; an HPU is for training"
     if case.world_size is not None and case.mode != "training":
         return f"has a 'world_size' and mode {case.mode!r}; ranks are for training"
     if case.training is None:
@@ -157,4 +172,6 @@ def _misfit(case: Case) -> str | None:
         return "trains on 'dummy' images, which nothing can be learnt of; allowed are synthetic, digits and imagenet"
     if case.dataset == "synthetic" and case.training.max_train_steps is None:
         return "trains on synthetic images without max_train_steps, by which their epochs are counted"
+    if case.training.layout == "jpeg" and case.dataset != "imagenet":
+        return f"reads JPEGs of {case.dataset!r}; class folders are of ImageNet"
     return None

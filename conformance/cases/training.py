@@ -9,6 +9,7 @@ import msgspec
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 Amount = Annotated[float, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Step = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -35,6 +36,12 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     least ``stop_threshold``, or one that ``early_check``, a band of ``judging/early_check.toml``, calls hopeless. With
     ``mlperf``, a round and division such as ``4.0 closed``, the run leaves MLPerf's log and is held against its rules.
     With ``shuffled_labels``, the control, nothing can be learnt of the validation images.
+
+    ``layout`` says what ImageNet is read from: TFRecords, or class folders of JPEGs, which a Gaudi2 decodes by itself.
+    Images come to the network as ``image_type``. With ``fine_tune`` only the head is trained, on a checkpoint; unless
+    one is given, the whole network is trained for ``pretrain_epochs`` first. ``profile_steps`` are the first and the
+    last step of a profile. With ``disable_checkpoints`` none is written, also where there is a directory for them; with
+    ``export_saved_model`` what was trained is asked again after it was written and read.
     """
 
     epochs: Positive
@@ -52,5 +59,17 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     loss_scale: Positive = 1
     optimizer: Literal["momentum", "lars"] = "momentum"
     fine_tune: bool = False
+    pretrain_epochs: Positive | None = None
+    layout: Literal["records", "jpeg"] = "records"
+    image_type: Literal["fp32", "bf16"] = "fp32"
+    profile_steps: tuple[Step, Step] | None = None
+    disable_checkpoints: bool = False
+    export_saved_model: bool = False
     shuffled_labels: bool = False
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.profile_steps and self.profile_steps[0] > self.profile_steps[1]:
+            raise ValueError(f"Steps {self.profile_steps[0]} to {self.profile_steps[1]} cannot be profiled.")
+        if self.pretrain_epochs and not self.fine_tune:
+            raise ValueError("'pretrain_epochs' is for 'fine_tune', which starts from a checkpoint.")
