@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from conformance.records import (
     Artefact,
+    Change,
+    Comparison,
     Footer,
     Header,
     Judgement,
     Kernel,
+    KernelChange,
     Launched,
     Noise,
     Record,
@@ -324,10 +328,173 @@ def second_run() -> Run:
 
 
 def large_run(count: int) -> Run:
-    """Return ``count`` records of short latency cases."""
+    """Return ``count`` records of short latency cases, no two alike, one in fifty of them outside."""
     template = speed("fp32", "latency", 1, 0.009481)
     short = Series(warmup_steps=1, step_s=template.series[0].step_s[:20], steady=True)
-    records = tuple(
-        msgspec.structs.replace(template, case=f"fp32-latency-{i:04}", series=(short,)) for i in range(count)
-    )
+
+    def one(i: int) -> Record:
+        p50, verdict = 0.009481 * (1 + i / count), "inside" if i % 50 else "outside"
+        text = f"median time a batch is {1000 * p50:.3f} ms, at most {1010 * p50:.3f} ms is allowed: case {i}."
+        return msgspec.structs.replace(
+            template,
+            case=f"fp32-latency-{i:04}",
+            stack=("tf", "tf215")[i % 2],
+            verdict=verdict,
+            metrics=template.metrics | {"latency_p50_s": p50},
+            judgements=(judgement("latency_p50_s", verdict, text, p50, f"at most {1010 * p50:.3f} ms"),),
+            series=(short,),
+        )
+
+    records = tuple(one(i) for i in range(count))
     return Run(directory="results/large", header=header(), records=records, footer=footer(records))
+
+
+def change(metric: str, verdict: Any, base: float, ratio: float, pairs: int = 6, **changes: Any) -> Change:
+    """Return a change whose pairs lie around the ratio."""
+    draw = random.Random(pairs * ratio)
+    bases = tuple(base * (1 + draw.gauss(0, 0.02)) for _ in range(pairs))
+    fields: dict[str, Any] = {
+        "metric": metric,
+        "verdict": verdict,
+        "text": f"{metric}: new over base is {ratio:.3f}, {verdict}.",
+        "base": base,
+        "new": base * ratio,
+        "ratio": ratio,
+        "interval": (ratio * 0.97, ratio * 1.02),
+        "p": 0.03125,
+        "base_values": bases,
+        "new_values": tuple(value * ratio * (1 + draw.gauss(0, 0.02)) for value in bases),
+        "allowed": 0.03,
+        "detectable": 0.05,
+    }
+    return Change(**{**fields, **changes})
+
+
+def comparison(case: str, verdict: Any, *changes_of_metrics: Change, **changes: Any) -> Comparison:
+    precision, mode, *_ = case.split("-")
+    fields: dict[str, Any] = {
+        "case": case,
+        "suite": "inference",
+        "model": "resnet50_v1_5",
+        "mode": mode,
+        "precision": precision,
+        "dataset": "dummy",
+        "profile": "xeon-8s",
+        "base": "base",
+        "new": "new",
+        "paired": True,
+        "order_seed": 17,
+        "verdict": verdict,
+        "reason": f"The median step is {verdict}.",
+        "started_at": STARTED,
+        "changes": changes_of_metrics,
+        "differences": ("TensorFlow 2.15.1 in base, 2.21.0 in new", "oneDNN 3.2.0 in base, 3.7.1 in new"),
+    }
+    return Comparison(**{**fields, **changes})
+
+
+def side_by_side(repeats: int = 6) -> Run:
+    """Return two cases on two stacks, repeated in turns, and what the comparisons say of them."""
+    records = [
+        speed(precision, mode, size, median * slower * (1 + 0.01 * n), stack=stack, repeat=n, stack_digest=digest)
+        for precision, mode, size, median in (("fp32", "latency", 1, 0.0095), ("bf16", "throughput", 128, 0.23))
+        for n in range(1, repeats + 1)
+        for stack, slower, digest in (("base", 1.0, "ba5e0000ba5e0000"), ("new", 1.08, "0e80000000000e80"))
+    ]
+    records[3] = msgspec.structs.replace(records[3], verdict="unstable", reason="Repeat 2 was not quiet.")
+    kernels = (
+        KernelChange(
+            layer="convolution 12: 56x56x64 to 56x56x256",
+            base="brgconv:avx512_core_amx bf16",
+            new="gemm:ref f32",
+            base_share=0.031,
+            new_share=0.174,
+        ),
+        KernelChange(layer="matmul 1: 1x2048 to 1x1000", base="brgemm:avx512_core bf16", new=""),
+    )
+    found = (
+        comparison(
+            "fp32-latency-b1",
+            "regressed",
+            change("latency_p50_s", "regressed", 0.0095, 1.08, repeats),
+            change("throughput_images_per_s", "regressed", 105.0, 0.926, repeats),
+            kernels=kernels,
+        ),
+        comparison("bf16-throughput-b128", "same", change("latency_p50_s", "same", 0.23, 1.004, repeats)),
+        comparison("int8-throughput-b128", "improved", change("latency_p50_s", "improved", 0.13, 0.9, repeats)),
+        comparison("int8-latency-b1", "inconclusive", change("latency_p50_s", "inconclusive", 0.004, 1.04, repeats)),
+        comparison("fp32-throughput-b128", "no baseline", reason="The base has no record of this case.", paired=False),
+        comparison("bf16-latency-b1", "invalid", reason="The stack 'new' failed in turn 2."),
+    )
+    stacks = {
+        "base": {"python": "3.11.9", "packages": {"tensorflow": "2.15.1"}, "hashes": {"tensorflow": DIGEST}},
+        "new": {"python": "3.11.9", "packages": {"tensorflow": "2.21.0"}, "hashes": {"tensorflow": DIGEST[::-1]}},
+    }
+    head = header(run="run-20261123-090000-a1b2", stacks=stacks)
+    whole = tuple(records)
+    return Run(directory=f"results/{head.run}", header=head, records=whole, footer=footer(whole), comparisons=found)
+
+
+def gaudi_run() -> Run:
+    """Return a training on Gaudi that is made up, and cases that did not run, with Habana's published figures."""
+    figures = (
+        ("training_images_per_s", 650.0, "1 HPU"),
+        ("global_images_per_s", 4656.0, "8 HPUs"),
+        ("top1", 0.79, "8 HPUs"),
+    )
+    published = tuple(
+        {"metric": metric, "value": value, "machine": f"Gaudi, {machine}", "source": "Habana, SynapseAI 1.0.0"}
+        for metric, value, machine in figures
+    )
+    ran = record(
+        "bf16-training-1-hpu",
+        mode="training",
+        stack="synapse161",
+        profile="gaudi-1",
+        verdict="unjudged",
+        metrics={"training_images_per_s": 640.2},
+        loaded={"tensorflow": "2.9.1"},
+    )
+    missing = not_run("bf16-training-8-hpu", "Needs 8 Gaudi, found 1.")
+    records = (ran, msgspec.structs.replace(missing, published=published, profile="gaudi-1", mode="training"))
+    stacks = {
+        "synapse161": {"python": "3.10.12", "packages": {"tensorflow-cpu": "2.9.1", "habana-tensorflow": "1.6.1.92"}}
+    }
+    host = {"architecture": "x86_64", "model_name": "Example host (test data)", "accelerators": "1 x Gaudi (test data)"}
+    head = header(run="run-20261124-100000-c3d4", profile="gaudi-1", host=host, stacks=stacks)
+    return Run(directory=f"results/{head.run}", header=head, records=records, footer=footer(records))
+
+
+def dated_runs(count: int = 5) -> list[Run]:
+    """Return the runs of one stack on following days, the newer half of them on another TensorFlow."""
+    runs = []
+    for day in range(1, count + 1):
+        started = f"2026-11-{day:02}T08:00:00+00:00"
+        version = "2.20.0" if day <= count // 2 else "2.21.0"
+        slower = 1.0 if day <= count // 2 else 1.1
+        records = (speed("fp32", "latency", 1, 0.0095 * slower * (1 + 0.002 * day), started_at=started),)
+        name = f"run-202611{day:02}-080000-0000"
+        head = header(run=name, started_at=started, stacks={"tf": {"packages": {"tensorflow": version}}})
+        runs.append(Run(directory=f"results/{name}", header=head, records=records, footer=footer(records)))
+    return runs
+
+
+def trained(directory: Path, precision: str, seeds: int = 2, steps: int = 300) -> Record:
+    """Return a training whose steps and log are files in the directory of its run."""
+    case = f"{precision}-training-digits"
+    files = {"log": Artefact(path=f"logs/{case}.log")}
+    for folder in ("artefacts", "logs"):
+        (directory / folder).mkdir(parents=True, exist_ok=True)
+    (directory / "logs" / f"{case}.log").write_text("".join(f"line {n} of {case}\n" for n in range(1, 100)))
+    for seed in range(1, seeds + 1):
+        draw = random.Random(seed)
+        losses = [2.3 * 0.985**step + abs(draw.gauss(0, 0.05)) for step in range(steps)]
+        lines = [f"{step},{loss},0.1,0.05,0.001\n" for step, loss in enumerate(losses)]
+        name = "steps" if seed == 1 else f"steps_seed{seed}"
+        path = f"artefacts/{case}_{name}.csv"
+        (directory / path).write_text("step,loss,rate,step_s,wait_s\n" + "".join(lines))
+        files[name] = Artefact(path=path)
+    metrics = {"final_loss": 0.04, "loss_drop": 0.98, "loss_trend_tau": -0.81, "loss_trend_p": 0.0001}
+    metrics |= {"training_images_per_s": 412.0, "step_p99_over_p50": 1.31, "wait_share": 0.02}
+    metrics |= {"resident_growth_bytes": 12e6, "top1": 0.981}
+    return record(case, mode="training", dataset="digits", metrics=metrics, artefacts=files, series=())

@@ -14,7 +14,17 @@ from typing import Any
 import msgspec
 import pytest
 from flip_examples import Data, answered
-from report_examples import full_run, header, scaled, second_run
+from report_examples import (
+    dated_runs,
+    full_run,
+    gaudi_run,
+    header,
+    large_run,
+    scaled,
+    second_run,
+    side_by_side,
+    trained,
+)
 
 from conformance.reports import write_report
 
@@ -92,9 +102,20 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     wrong = {"fp32": [0, 1], "bf16": [0, 1], "int8": range(1, 50)}
     flipped = [answered(kept, data, precision, images) for precision, images in wrong.items()]
     records = (*doubtful.records, long, *flipped, scaled())
+    learned = (
+        msgspec.structs.replace(trained(kept, "fp32"), case="resnext101_32x4d-fp32-2-ranks-digits-mpirun-convergence"),
+        trained(kept, "bf16"),
+    )
     runs = {
         "one": [full_run()],
         "two": [msgspec.structs.replace(doubtful, records=records, directory=str(kept)), second_run()],
+        "all": [
+            msgspec.structs.replace(full_run(), records=learned, directory=str(kept)),
+            side_by_side(),
+            gaudi_run(),
+            *dated_runs(),
+        ],
+        "large": [large_run(5000)],
     }
     for name, listed in runs.items():
         write_report(listed, directory / f"{name}.html", None)
@@ -113,7 +134,7 @@ def open_all(browser: Any) -> None:
     browser.execute_script("document.querySelectorAll('details').forEach(each => { each.open = true; })")
 
 
-@pytest.mark.parametrize("name", ["one", "two"])
+@pytest.mark.parametrize("name", ["one", "two", "all", "large"])
 def test_the_page_is_quiet_and_asks_nobody_for_anything(browser: Any, pages: dict[str, Path], name: str) -> None:
     for log in ("browser", "performance"):
         browser.get_log(log)
@@ -135,7 +156,7 @@ def test_a_request_would_be_refused(browser: Any, pages: dict[str, Path]) -> Non
     assert any("Content Security Policy" in entry["message"] for entry in browser.get_log("browser"))
 
 
-@pytest.mark.parametrize("name", ["one", "two"])
+@pytest.mark.parametrize("name", ["one", "two", "all"])
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
 def test_only_tables_scroll_sideways(browser: Any, pages: dict[str, Path], name: str, width: int) -> None:
     show(browser, pages[name], width)
@@ -145,10 +166,11 @@ def test_only_tables_scroll_sideways(browser: Any, pages: dict[str, Path], name:
     assert browser.execute_script("return document.querySelectorAll('.scroll').length") > 10
 
 
+@pytest.mark.parametrize("name", ["two", "all"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_every_text_can_be_read(browser: Any, pages: dict[str, Path], scheme: str, width: int) -> None:
-    show(browser, pages["two"], width, scheme)
+def test_every_text_can_be_read(browser: Any, pages: dict[str, Path], name: str, scheme: str, width: int) -> None:
+    show(browser, pages[name], width, scheme)
     open_all(browser)
     found = browser.execute_script(_FAINT)
     assert found["seen"] > 500
@@ -186,16 +208,220 @@ def test_every_verdict_has_a_symbol_and_a_word(browser: Any, pages: dict[str, Pa
     assert all(width > 5 for _, width in drawn)
 
 
-def test_charts_fill_their_place_and_show_values_on_hovering(browser: Any, pages: dict[str, Path]) -> None:
+def test_charts_fill_their_place(browser: Any, pages: dict[str, Path]) -> None:
     show(browser, pages["one"], 390)
     charts = browser.execute_script(
         "const width = each => each.getBoundingClientRect().width;"
-        "return [...document.querySelectorAll('figure svg')].map(each =>"
-        " [width(each), width(each.parentElement), each.querySelectorAll('[aria-label] > title').length])"
+        "return [...document.querySelectorAll('figure svg')].map(each => [width(each), width(each.parentElement)])"
     )
     assert len(charts) == 7
-    assert all(width == pytest.approx(place, abs=1) for width, place, _ in charts)
-    assert all(titles for *_, titles in charts)
+    assert all(width == pytest.approx(place, abs=1) for width, place in charts)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_value_of_a_mark_shows_where_the_pointer_is_and_nowhere_else(
+    browser: Any, pages: dict[str, Path], width: int
+) -> None:
+    from selenium.webdriver import ActionChains
+
+    show(browser, pages["all"], width)
+    charts = browser.execute_script(
+        "return [...document.querySelectorAll('figure svg')]"
+        ".map(each => [...each.querySelectorAll('[aria-label]')].filter(mark => mark.tagName === 'path').at(-1))"
+    )
+    assert len(charts) > 8
+    for mark in charts:
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", mark)
+        ActionChains(browser).move_to_element(mark).perform()
+        told, inside = browser.execute_script(
+            "const tip = document.querySelector('.tip'), at = tip.getBoundingClientRect();"
+            "return [tip.hidden ? '' : tip.textContent,"
+            " at.left >= 0 && at.right <= document.documentElement.clientWidth && at.top >= 0]"
+        )
+        labels = browser.execute_script(
+            "return [...arguments[0].ownerSVGElement.querySelectorAll(':not(g)[aria-label]')]"
+            ".map(each => each.getAttribute('aria-label'))",
+            mark,
+        )
+        assert told in labels
+        assert inside
+    ActionChains(browser).move_to_element(browser.find_element("css selector", "#speed h2")).perform()
+    assert browser.execute_script("return document.querySelector('.tip').hidden") is True
+
+
+def rows(browser: Any, column: int = 0, place: str = "#cases-judged") -> list[str]:
+    """Return a column of a table as it stands there."""
+    return browser.execute_script(
+        "return [...document.querySelector(arguments[0] + ' tbody').rows].map(row =>"
+        " (row.cells[arguments[1]]?.firstChild?.textContent ?? '').trim())",
+        place,
+        column,
+    )
+
+
+def choose(browser: Any, label: str, word: str) -> None:
+    from selenium.webdriver.support.select import Select
+
+    select = browser.find_element("xpath", f"//label[starts-with(normalize-space(.), '{label}')]/select")
+    Select(select).select_by_visible_text(word)
+
+
+def status(browser: Any) -> str:
+    return browser.find_element("css selector", "[data-status]").text
+
+
+def test_filters_leave_what_was_asked_for_and_say_how_much_that_is(browser: Any, pages: dict[str, Path]) -> None:
+    show(browser, pages["two"])
+    total = len(full_run().records) + 1 + 3 + 1 + len(second_run().records)
+    assert status(browser) == f"{total} of {total} cases"
+    choose(browser, "Verdict", "inside")
+    choose(browser, "Precision", "int8")
+    assert set(rows(browser, 3)) == {"inside"} and set(rows(browser, 2)) == {"int8"}
+    choose(browser, "Stack", "tf215")
+    assert set(rows(browser, 1)) == {"2"}
+    assert status(browser) == f"{len(rows(browser))} of {total} cases"
+    text = browser.find_element("css selector", ".filters input")
+    text.send_keys("THROUGHPUT b128")
+    assert rows(browser) == ["int8-throughput-b128"]
+    text.send_keys(" nothing-like-it")
+    assert rows(browser) == [] and status(browser) == f"0 of {total} cases"
+    browser.find_element("css selector", "[data-reset]").click()
+    assert len(rows(browser)) == total
+
+
+def test_every_filter_has_a_label_and_none_offers_one_word_only(browser: Any, pages: dict[str, Path]) -> None:
+    show(browser, pages["all"])
+    found = browser.execute_script(
+        "return [...document.querySelectorAll('.filters input, .filters select')].map(each =>"
+        " [each.labels[0]?.firstChild.textContent.trim(), each.options ? each.options.length : 9])"
+    )
+    assert [label for label, _ in found] == ["Text", "Verdict", "Precision", "Mode", "Stack", "Profile"]
+    assert all(options > 2 for _, options in found)
+
+
+def press(browser: Any, place: str, head: str) -> None:
+    """Sort a table by the keyboard: its head takes the focus, and Enter presses it."""
+    from selenium.webdriver.common.keys import Keys
+
+    button = browser.find_element("xpath", f"//*[@id='{place}']//th/button[normalize-space(.)='{head}']")
+    browser.execute_script("arguments[0].focus()", button)
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+
+
+def by_numbers(case: str) -> list[tuple[int, str]]:
+    """Return what sorts batch 16 before batch 128."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", case)]
+
+
+def test_heads_sort_by_the_keyboard_and_tell_how(browser: Any, pages: dict[str, Path]) -> None:
+    show(browser, pages["one"])
+    told = (
+        "return [...document.querySelectorAll('#cases-judged th[aria-sort]')]"
+        ".map(each => [each.textContent, each.ariaSort])"
+    )
+    assert browser.execute_script(told) == []
+    press(browser, "cases-judged", "Case")
+    assert rows(browser) == sorted(rows(browser), key=by_numbers)
+    assert browser.execute_script(told) == [["Case", "ascending"]]
+    press(browser, "cases-judged", "Case")
+    assert rows(browser) == sorted(rows(browser), key=by_numbers, reverse=True)
+    press(browser, "cases-judged", "Verdict")
+    gravest = ["invalid", "outside", "unstable", "not run", "unjudged", "inside"]
+    assert list(dict.fromkeys(rows(browser, 2))) == gravest
+    assert browser.execute_script(told) == [["Verdict", "ascending"]]
+    outline = browser.execute_script("return getComputedStyle(document.activeElement).outlineStyle")
+    assert outline != "none", "the focus can be seen"
+
+
+def test_numbers_sort_as_numbers_and_what_is_published_stays_with_its_case(
+    browser: Any, pages: dict[str, Path]
+) -> None:
+    show(browser, pages["one"])
+    press(browser, "speed", "Median")
+    shown = [float(text.split()[0].replace(",", "")) for text in rows(browser, 3, "#speed") if text]
+    assert shown == sorted(shown) and len(shown) == 7 and shown[-1] > 100
+    press(browser, "speed", "Median")
+    after = rows(browser, 0, "#speed")
+    place = next(n for n, text in enumerate(after) if text.startswith("Published, on the machine 2 sockets"))
+    assert after[place - 1] == "fp32-throughput-b128"
+
+
+def test_five_thousand_cases_open_within_two_seconds(browser: Any, pages: dict[str, Path]) -> None:
+    assert pages["large"].stat().st_size < 3_000_000
+    took = []
+    for _ in range(3):
+        show(browser, pages["large"])
+        took.append(
+            browser.execute_script(
+                "document.body.getBoundingClientRect();"
+                "return performance.getEntriesByType('navigation')[0].loadEventEnd"
+            )
+        )
+    assert 0 < min(took) < 2000, took
+
+
+def test_all_of_five_thousand_cases_can_be_found_sorted_and_shown(browser: Any, pages: dict[str, Path]) -> None:
+    show(browser, pages["large"])
+    assert len(rows(browser)) == 100 and status(browser) == "5,000 of 5,000 cases"
+    more = browser.find_element("css selector", ".more-rows")
+    assert more.text == "Show 100 more of 4,900"
+    more.click()
+    assert len(rows(browser)) == 200
+    press(browser, "cases-judged", "Case")
+    press(browser, "cases-judged", "Case")
+    assert rows(browser)[0] == "fp32-latency-4999"
+    choose(browser, "Verdict", "outside")
+    choose(browser, "Stack", "tf")
+    browser.find_element("css selector", ".filters input").send_keys("4950")
+    assert rows(browser) == ["fp32-latency-4950"]
+    cells = browser.execute_script(
+        "return [...document.querySelector('#cases-judged tbody tr').cells].map(e => e.textContent)"
+    )
+    assert cells[2] == "outside" and cells[3].endswith("case 4950.")
+    symbol = browser.execute_script("return document.querySelector('#cases-judged tbody use').getAttribute('href')")
+    assert symbol == "#verdict-outside"
+
+
+def test_hostile_cases_beyond_the_first_rows_stay_text(browser: Any, tmp_path: Path) -> None:
+    hostile = "<img src=x onerror=alert(1)></script><script>alert(1)</script>"
+    run = large_run(130)
+    named = tuple(msgspec.structs.replace(r, case=f"{r.case}{hostile}", suite=hostile) for r in run.records)
+    write_report([msgspec.structs.replace(run, records=named)], tmp_path / "hostile.html", None)
+    browser.get_log("browser")
+    show(browser, tmp_path / "hostile.html")
+    browser.find_element("css selector", ".more-rows").click()
+    assert len(rows(browser)) == 130 and all(text.endswith(hostile) for text in rows(browser))
+    assert browser.execute_script("return document.querySelectorAll('main img').length") == 0
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("width", [1100, 1200, 1280])
+def test_no_table_of_a_section_is_cut_on_a_usual_screen(browser: Any, pages: dict[str, Path], width: int) -> None:
+    show(browser, pages["all"], width)
+    open_all(browser)
+    cut = browser.execute_script(
+        "return [...document.querySelectorAll('section:not(#cases, #provenance, #machine) .scroll')]"
+        ".filter(each => each.scrollWidth > each.clientWidth + 1).map(each => each.ariaLabel)"
+    )
+    assert cut == []
+
+
+def test_without_its_script_the_page_has_its_rows_and_no_dead_buttons(browser: Any, pages: dict[str, Path]) -> None:
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        show(browser, pages["large"])
+        seen = browser.execute_cdp_cmd(
+            "Runtime.evaluate",
+            {
+                "expression": "[document.querySelectorAll('#cases-judged tbody tr').length,"
+                " [...document.querySelectorAll('button, .filters')].filter(e => e.getClientRects().length).length,"
+                " document.querySelector('[data-cut]').textContent]",
+                "returnByValue": True,
+            },
+        )
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    assert seen["result"]["value"] == [100, 0, "These are 100 of 5,000 cases."]
 
 
 def test_pictures_of_flipped_images_are_drawn_with_their_pixels_to_be_seen(

@@ -1,37 +1,74 @@
-"""From runs to an HTML page and a CSV file; what is heavy is imported when a report is written."""
+"""From runs to an HTML page, CSV and Markdown; what is heavy is imported when a report is written."""
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from conformance.errors import HarnessFault, UsageError
 from conformance.records import Run
+from conformance.reports.changes import change_rows, changes_csv
+from conformance.reports.markdown import markdown
 
 
-def write_report(runs: Sequence[Run], html: Path | None, csv: Path | None) -> None:
-    """Write the page and the table of the given runs, each whole or not at all.
+def write_report(
+    runs: Sequence[Run],
+    html: Path | None,
+    csv: Path | None,
+    md: Path | None = None,
+    shifts: Mapping[tuple[str, str, str], str] | None = None,
+) -> tuple[Path, ...]:
+    """Write page, table and Markdown of the given runs, each whole or not at all, and return what was written.
 
-    Raises UsageError when there is nothing to report or to make it with, HarnessFault when a file
-    cannot be written.
+    ``shifts`` says what changed, by the first run that is different, case and stack. Comparisons have a table of their
+    own beside that of the measurements. Raises UsageError when there is nothing to report or to make it with,
+    HarnessFault when a file cannot be written.
     """
     _refuse_empty(runs)
+    written = []
     try:
-        if csv is not None:
-            from conformance.reports.frame import csv_text, tidy
-
-            _replace(csv, csv_text(tidy(runs)))
-        if html is not None:
-            from conformance.reports.page import page
-
-            _replace(html, page(runs))
+        for path, text in _texts(runs, html, csv, md, shifts):
+            write_file(path, text)
+            written.append(path)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("conformance"):  # a bug here, no package to install
             raise
         message = f"A report needs the package {error.name!r}, which is not installed."
         raise UsageError(message, "pip install 'tf-conformance[reports]'") from None
+    return tuple(written)
+
+
+def comparisons_path(csv: Path) -> Path:
+    """Return where the comparisons stand beside a table of measurements.
+
+    >>> comparisons_path(Path("out/report.csv")).name
+    'report-comparisons.csv'
+    """
+    return csv.with_name(f"{csv.stem}-comparisons{csv.suffix}")
+
+
+def _texts(
+    runs: Sequence[Run],
+    html: Path | None,
+    csv: Path | None,
+    md: Path | None,
+    shifts: Mapping[tuple[str, str, str], str] | None,
+) -> Iterator[tuple[Path, str]]:
+    if html is not None:
+        from conformance.reports.page import page
+
+        yield html, page(runs, shifts)
+    if csv is not None:
+        from conformance.reports.frame import csv_text, tidy
+
+        yield csv, csv_text(tidy(runs))
+        compared = [row for run in runs for row in change_rows(run.header.run, run.comparisons)]
+        if compared:
+            yield comparisons_path(csv), changes_csv(compared)
+    if md is not None:
+        yield md, markdown(runs)
 
 
 def _refuse_empty(runs: Sequence[Run]) -> None:
@@ -43,7 +80,7 @@ def _refuse_empty(runs: Sequence[Run]) -> None:
             raise UsageError(message, "Look into its logs, and run the suites again.")
 
 
-def _replace(path: Path, text: str) -> None:
+def write_file(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,7 @@ def read_answers(directory: Path, record: Record) -> Answers:
     if "answers" not in record.artefacts:
         return Answers(_bits(directory, record, count), None, "the run kept which answers were right, not the answers")
     try:
-        images = _images(_content(directory, record.artefacts["answers"]), count)
+        images = _images(content(directory, record.artefacts["answers"]), count)
     except Unreadable as error:
         return Answers(_bits(directory, record, count), None, str(error))
     return Answers(images.label == images.prediction, images)
@@ -61,14 +61,17 @@ def _bits(directory: Path, record: Record, count: int) -> npt.NDArray[np.bool_]:
     if "correct_bits" not in record.artefacts:
         raise Unreadable("its answers cannot be read, and it has no bits")
     artefact = record.artefacts["correct_bits"]
-    data = _content(directory, artefact)
+    data = content(directory, artefact)
     if len(data) != (count + 7) // 8:
         raise Unreadable(f"{artefact.path!r} holds {len(data):,} bytes, and {count:,} images need {(count + 7) // 8:,}")
     return np.unpackbits(np.frombuffer(data, np.uint8), count=count).astype(bool)
 
 
-def _content(directory: Path, artefact: Artefact) -> bytes:
+def content(directory: Path, artefact: Artefact) -> bytes:
+    """Return a file of a run; raises Unreadable where it is missing, elsewhere, or another than the run wrote."""
     path = directory / artefact.path
+    if not path.resolve().is_relative_to(directory.resolve()):
+        raise Unreadable(f"{artefact.path!r} is not in the run's directory")
     if not path.is_file():
         raise Unreadable(f"there is no file {artefact.path!r} in the run")
     try:

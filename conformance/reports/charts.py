@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
 
 import altair as alt
 import numpy as np
+import numpy.typing as npt
 
 from conformance.cases.metrics import milliseconds
 from conformance.records import Record
+from conformance.reports.drawing import MAX_ROWS, Figure, Row, around, axis, bars, coloured, dots, row_figure, rows_of
 from conformance.reports.entries import PRECISIONS, Entry, by_batch, label, row_labels, shown
-from conformance.reports.svg import svg
+from conformance.reports.tables import Cell, Table, batch_cell, first_of, heading, heads, table
+from conformance.reports.tables import Row as TableRow
 
-MAX_ROWS = 40
 MAX_STEPS = 1200  # drawn in a chart, at most 240 in a row; quantiles are of all
-_WIDTH = 480
-_STEP = 40
-_INK = "var(--ink)"
 _MARKS = "Shaded: where the band wants it. Full: inside, pale: unjudged, hollow: neither."
-_PADDING = {"left": 18, "right": 12, "top": 4, "bottom": 4}  # fonts of the reader may be wider
-_NUMBERS = ",.6~g"
-_FILL = alt.FillOpacity("fill:Q", scale=None, legend=None)
 _RANKS = {"least": 0, "p25": 25, "p50": 50, "p75": 75, "p99": 99, "most": 100}
 _AMOUNT = re.compile(r"(\d[\d,]*(?:\.\d+)?)(?: (ms|%|GFLOP/s|TFLOP/s))?")
 _SCALES = {"ms": 1e-3, "%": 1e-2, "GFLOP/s": 1e9, "TFLOP/s": 1e12}
-
-_Row = dict[str, Any]
-_Domain = tuple[float, float]
-
-
-class Figure(NamedTuple):
-    """A chart as SVG with what stands above and below it."""
-
-    title: str
-    note: str
-    svg: str
 
 
 def accuracy_charts(chosen: Sequence[Entry]) -> list[Figure]:
@@ -53,7 +37,7 @@ def accuracy_charts(chosen: Sequence[Entry]) -> list[Figure]:
 def speed_charts(chosen: Sequence[Entry]) -> list[Figure]:
     """Return throughput, and the durations of the timed steps by batch size."""
     ordered = by_batch(chosen)
-    throughput = _bars("Throughput", f"Bar: measured. {_MARKS}", "throughput_images_per_s", ordered)
+    throughput = _bars("Throughput", "Bar: measured.", "throughput_images_per_s", ordered)
     return [*([throughput] if throughput else []), *_duration_charts(ordered)]
 
 
@@ -82,11 +66,12 @@ def limits(band: str | None) -> tuple[float | None, float | None]:
     return None, None
 
 
-def _value_rows(metric: str, chosen: Sequence[Entry]) -> list[_Row]:
-    return [_value_row(metric, entry.record, name) for entry, name in zip(chosen, row_labels(chosen), strict=True)]
+def _value_rows(metric: str, chosen: Sequence[Entry]) -> list[Row]:
+    return [_value_row(metric, entry, name) for entry, name in zip(chosen, row_labels(chosen), strict=True)]
 
 
-def _value_row(metric: str, record: Record, name: str) -> _Row:
+def _value_row(metric: str, entry: Entry, name: str) -> Row:
+    record, repeats = entry.record, entry.values(metric)
     value = record.metrics[metric]
     low, high = record.intervals.get(metric, (value, value))
     judged = [judgement for judgement in record.judgements if judgement.metric == metric]
@@ -94,6 +79,7 @@ def _value_row(metric: str, record: Record, name: str) -> _Row:
     verdict = judged[0].verdict if judged else "unjudged"
     text = shown(metric, value) + (f" {verdict}" if verdict not in ("inside", "unjudged") else "")
     interval = f", interval {shown(metric, low)} to {shown(metric, high)}" if low < high else ""
+    interval += _of_repeats(metric, repeats)
     band = f", {judged[0].band}" if judged and judged[0].band else ""
     return {
         "label": name,
@@ -102,11 +88,19 @@ def _value_row(metric: str, record: Record, name: str) -> _Row:
         "high": high,
         "from": from_,
         "to": to,
+        "repeats": list(repeats) if len(repeats) > 1 else [],
         "text": text,
         "colour": colour_of(record.precision),
         "fill": {"inside": 1.0, "unjudged": 0.4}.get(verdict, 0.0),
         "description": f"{name}: {shown(metric, value)}{interval}{band}, {verdict}",
     }
+
+
+def _of_repeats(metric: str, repeats: Sequence[float]) -> str:
+    if len(repeats) < 2:
+        return ""
+    least, most = shown(metric, min(repeats)), shown(metric, max(repeats))
+    return f", median of {len(repeats)} repeats from {least} to {most}"
 
 
 def colour_of(precision: str) -> str:
@@ -120,27 +114,7 @@ def _having(metric: str, chosen: Iterable[Entry]) -> list[Entry]:
 def _dots(title: str, note: str, metric: str, chosen: Sequence[Entry]) -> Figure | None:
     measured = by_batch(_having(metric, chosen))
     rows = _value_rows(metric, measured[:MAX_ROWS])
-    if not rows:
-        return None
-    domain = _around([row[key] for row in rows for key in ("low", "high", "from", "to") if row[key] is not None])
-    base = _rows_of(_with_band(rows, domain))
-    x = _axis(domain, label(metric))
-    layers = [
-        *_bands(base, x),
-        base.mark_rule(strokeWidth=2.5, strokeCap="round", aria=False).encode(
-            x=x("low"), x2="high:Q", color=_coloured()
-        ),
-        base.mark_point(size=90, filled=True, opacity=1, color="var(--paper)", aria=False).encode(x=x("value")),
-        base.mark_point(size=90, filled=True, opacity=1, strokeWidth=2).encode(
-            x=x("value"),
-            fill=_coloured("fill"),
-            fillOpacity=_FILL,
-            stroke=_coloured("stroke"),
-            description="description:N",
-        ),
-        base.mark_text(dy=-13, fontSize=13, fontWeight=600, aria=False, color=_INK).encode(x=x("value"), text="text:N"),
-    ]
-    return _figure(title, note, layers, rows, len(measured))
+    return dots(title, _noted(note, rows), label(metric), rows, len(measured)) if rows else None
 
 
 def _bars(title: str, note: str, metric: str, chosen: Sequence[Entry], ceiling: float | None = None) -> Figure | None:
@@ -148,25 +122,12 @@ def _bars(title: str, note: str, metric: str, chosen: Sequence[Entry], ceiling: 
     rows = _value_rows(metric, measured[:MAX_ROWS])
     if not rows:
         return None
-    top = max(row[key] for row in rows for key in ("value", "from", "to") if row[key] is not None)
-    domain = (0.0, max(top * 1.45, ceiling or 0.0) or 1.0)
-    base = _rows_of(_with_band(rows, domain))
-    x = _axis(domain, label(metric), ".0%" if ceiling else _NUMBERS)
-    layers = [
-        *_bands(base, x),
-        base.mark_bar(height=13, cornerRadiusEnd=2, strokeWidth=1.5).encode(
-            x=x("value"),
-            x2=alt.datum(0),
-            fill=_coloured("fill"),
-            fillOpacity=_FILL,
-            stroke=_coloured("stroke"),
-            description="description:N",
-        ),
-        base.mark_text(align="left", dx=7, fontSize=13, fontWeight=600, aria=False, color=_INK).encode(
-            x=x("value"), text="text:N"
-        ),
-    ]
-    return _figure(title, note, layers, rows, len(measured))
+    marks = "" if ceiling else f" {_MARKS}"
+    return bars(title, _noted(note + marks, rows), label(metric), rows, len(measured), ceiling)
+
+
+def _noted(note: str, rows: Sequence[Row]) -> str:
+    return f"{note} Ticks: each repeat, of which the median is shown." if any(row["repeats"] for row in rows) else note
 
 
 def _duration_charts(ordered: Sequence[Entry]) -> list[Figure]:
@@ -179,31 +140,54 @@ def _durations(batch_size: int | None, timed: Sequence[Entry]) -> Figure:
     chosen = timed[:MAX_ROWS]
     drawn = min(240, MAX_STEPS // len(chosen))
     rows = [_duration_row(entry.record, name, drawn) for entry, name in zip(chosen, row_labels(chosen), strict=True)]
-    domain = _around([row[key] for row in rows for key in ("least", "most")])
-    x = _axis(domain, "milliseconds a batch")
-    base = _rows_of(rows)
+    domain = around([row[key] for row in rows for key in ("least", "most")])
+    x = axis(domain, "milliseconds a batch")
+    base = rows_of(rows)
     ticks = [{"label": row["label"], "step": step, "colour": row["colour"]} for row in rows for step in row["steps"]]
-    strip = _rows_of(ticks).mark_tick(height=10, thickness=1, opacity=0.35, yOffset=10, aria=False)
+    strip = rows_of(ticks).mark_tick(height=10, thickness=1, opacity=0.35, yOffset=10, aria=False)
     layers = [
-        strip.encode(x=x("step"), color=_coloured()),
-        base.mark_rule(strokeWidth=1.5, yOffset=-4, aria=False).encode(x=x("least"), x2="p99:Q", color=_coloured()),
+        strip.encode(x=x("step"), color=coloured()),
+        base.mark_rule(strokeWidth=1.5, yOffset=-4, aria=False).encode(x=x("least"), x2="p99:Q", color=coloured()),
         base.mark_bar(height=12, yOffset=-4, cornerRadius=2, fillOpacity=1).encode(
             x=x("p25"),
             x2="p75:Q",
             fill=alt.value("var(--paper)"),
-            stroke=_coloured("stroke"),
+            stroke=coloured("stroke"),
             description="description:N",
         ),
-        base.mark_tick(height=12, thickness=3, yOffset=-4, aria=False).encode(x=x("p50"), color=_coloured()),
+        base.mark_tick(height=12, thickness=3, yOffset=-4, aria=False).encode(x=x("p50"), color=coloured()),
     ]
     title = f"Time a batch, batch {batch_size}" if batch_size else "Time a batch"
     note = "Box: middle half, with the median. Line: least to p99. Below: each timed step."
-    return _figure(title, note, layers, [_without_steps(row) for row in rows], len(timed))
+    return row_figure(title, note, layers, [_without_steps(row) for row in rows], len(timed))
 
 
-def _duration_row(record: Record, name: str, drawn: int) -> _Row:
-    step_s = np.array([step for series in record.series for step in series.step_s])
-    at = {key: float(np.percentile(step_s, rank)) for key, rank in _RANKS.items()}
+def duration_table(chosen: Sequence[Entry], several: bool) -> Table | None:
+    """Return what the charts of durations draw, or None where no steps are kept."""
+    timed = [entry for entry in by_batch(chosen) if any(series.step_s for series in entry.record.series)]
+    caption, first = first_of("The time a batch takes: quantiles of all timed steps", timed)
+    rows = [TableRow((*heading(entry, several), *_duration_cells(entry.record))) for entry in first]
+    columns = (*heads(several), "Batch", "Steps", "Least", "p25", "Median", "p75", "p99", "Longest")
+    return table(caption, columns, rows, sortable=True) if rows else None
+
+
+def _duration_cells(record: Record) -> tuple[Cell, ...]:
+    step_s = _steps(record)
+    quantiles = [Cell(milliseconds(value), "number", key=value) for value in _quantiles(step_s).values()]
+    return batch_cell(record), Cell(f"{step_s.size:,}", "number", key=step_s.size), *quantiles
+
+
+def _steps(record: Record) -> npt.NDArray[np.float64]:
+    return np.array([step for series in record.series for step in series.step_s])
+
+
+def _quantiles(step_s: npt.NDArray[np.float64]) -> dict[str, float]:
+    return dict(zip(_RANKS, np.percentile(step_s, list(_RANKS.values())).tolist(), strict=True))
+
+
+def _duration_row(record: Record, name: str, drawn: int) -> Row:
+    step_s = _steps(record)
+    at = _quantiles(step_s)
     places = np.linspace(0, step_s.size - 1, min(step_s.size, drawn)).round().astype(int)
     said = f"median {milliseconds(at['p50'])}, p99 {milliseconds(at['p99'])}, longest {milliseconds(at['most'])}"
     return {
@@ -215,85 +199,5 @@ def _duration_row(record: Record, name: str, drawn: int) -> _Row:
     }
 
 
-def _without_steps(row: _Row) -> _Row:
+def _without_steps(row: Row) -> Row:
     return {key: value for key, value in row.items() if key != "steps"}
-
-
-def _around(values: Sequence[float]) -> _Domain:
-    """Return the span of values with room for the text of the outermost ones."""
-    low, high = min(values), max(values)
-    room = 0.16 * (high - low) or 0.05 * abs(high) or 1.0
-    return low - room, high + room
-
-
-def _with_band(rows: Sequence[_Row], domain: _Domain) -> list[_Row]:
-    """Add the ends of the shaded part of a row; a row without a band has none."""
-    shaded = []
-    for row in rows:
-        judged = row["from"] is not None or row["to"] is not None
-        ends = [
-            row["from"] if row["from"] is not None else domain[0],
-            row["to"] if row["to"] is not None else domain[1],
-        ]
-        shaded.append(row | ({"shade": ends[0], "shade2": ends[1]} if judged else {}))
-    return shaded
-
-
-def _bands(base: alt.Chart, x: Callable[[str], alt.X]) -> list[alt.Chart]:
-    """Return the shading of where a band wants its metric, and a rule at each end of it."""
-    size = _STEP - 6
-    shade = base.transform_filter("isValid(datum.shade)")
-    shade = shade.mark_bar(height=size, color="var(--band)", cornerRadius=2, aria=False)
-    rules = [
-        base.transform_filter(f"isValid(datum['{end}'])")
-        .mark_tick(size=size, thickness=2, color="var(--limit)", aria=False)
-        .encode(x=x(end))
-        for end in ("from", "to")
-    ]
-    return [shade.encode(x=x("shade"), x2="shade2:Q"), *rules]
-
-
-def _rows_of(rows: Sequence[_Row]) -> alt.Chart:
-    order = list(dict.fromkeys(row["label"] for row in rows))
-    y = alt.Y("label:N", title=None, sort=order, axis=alt.Axis(labelFontWeight=600, labelPadding=10))
-    chart: alt.Chart = alt.Chart(alt.InlineData(values=list(rows))).encode(y=y)
-    return chart
-
-
-def _axis(domain: _Domain, title: str, numbers: str = _NUMBERS) -> Callable[[str], alt.X]:
-    scale = alt.Scale(domain=list(domain), nice=False, zero=False)
-    axis = alt.Axis(format=numbers, tickCount=5, grid=True, title=title)
-    return lambda field: alt.X(f"{field}:Q", scale=scale, axis=axis)
-
-
-def _coloured(channel: str = "color") -> Any:
-    kind = {"color": alt.Color, "stroke": alt.Stroke, "fill": alt.Fill}[channel]
-    return kind("colour:N", scale=None, legend=None)
-
-
-def _figure(title: str, note: str, layers: Sequence[alt.Chart], rows: Sequence[_Row], total: int) -> Figure:
-    more = f" The first {len(rows)} of {total:,} are drawn." if len(rows) < total else ""
-    return figure(title, note + more, layers, [row["description"] for row in rows], alt.Step(_STEP))
-
-
-def figure(title: str, note: str, layers: Sequence[alt.Chart], said: Iterable[str], height: int | alt.Step) -> Figure:
-    """Return the layers as one chart in the looks of the page; ``said`` tells in words what they show."""
-    chart = (
-        alt.layer(*layers)
-        .properties(width=_WIDTH, height=height, background="transparent", padding=_PADDING)
-        .properties(autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
-        .configure_view(stroke=None)
-        .configure_axis(
-            labelColor="currentColor",
-            titleColor="currentColor",
-            labelFontSize=13,
-            titleFontSize=13,
-            titleFontWeight="normal",
-            titlePadding=8,
-            labelLimit=190,
-            gridColor="var(--grid)",
-            domain=False,
-            ticks=False,
-        )
-    )
-    return Figure(title, note, svg(chart.to_dict(), f"{title}. {'; '.join(said)}"))

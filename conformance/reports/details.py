@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from conformance.records import Artefact, Launched, Record
-from conformance.reports.entries import ABSENT, Entry, label, shown
+from conformance.reports.entries import ABSENT, Entry, label, moment, shown
+from conformance.reports.logs import Tail
 from conformance.reports.tables import Cell, Row, Table, known, table, verdict_cell
+
+_REPEATED = 6  # metrics in the table of repeats
 
 
 class Launch(NamedTuple):
@@ -28,9 +32,10 @@ class Detail(NamedTuple):
     sentences: tuple[str, ...]
     tables: tuple[Table, ...]
     launches: tuple[Launch, ...]
+    logs: tuple[Tail, ...]
 
 
-def detail(entry: Entry, several: bool) -> Detail:
+def detail(entry: Entry, several: bool, logs: tuple[Tail, ...] = ()) -> Detail:
     record = entry.record
     about = [
         record.suite,
@@ -42,7 +47,7 @@ def detail(entry: Entry, several: bool) -> Detail:
         record.profile,
     ]
     about += [f"batch {record.batch_size}"] * (record.batch_size is not None) + [f"run {entry.run}"] * several
-    drawn = (_judgements(record), _metrics(record), _files(record))
+    drawn = (_judgements(record), _metrics(record), _repeats(entry), _files(record))
     return Detail(
         anchor=entry.anchor,
         case=record.case,
@@ -51,6 +56,7 @@ def detail(entry: Entry, several: bool) -> Detail:
         sentences=_sentences(record),
         tables=tuple(table for table in drawn if table.rows),
         launches=tuple(Launch(shell_command(launched), _placement(launched)) for launched in record.launched),
+        logs=logs,
     )
 
 
@@ -109,15 +115,18 @@ def input_table(chosen: Sequence[Entry]) -> Table | None:
 
 
 def _sentences(record: Record) -> tuple[str, ...]:
+    series = Counter((len(series.step_s), series.warmup_steps, series.steady) for series in record.series)
     timed = [
-        f"{len(series.step_s)} steps timed after {series.warmup_steps} warm-up steps"
-        f"{'' if series.steady else ', which had not become steady'}."
-        for series in record.series
+        f"{f'{times} times ' if times > 1 else ''}{steps} steps timed after {warmup} warm-up steps"
+        f"{'' if steady else ', which had not become steady'}."
+        for (steps, warmup, steady), times in series.items()
     ]
+    loaded = ["Loaded: " + ", ".join(f"{name} {version}" for name, version in record.loaded.items()) + "."]
     worker = [f"Ran on worker {record.worker}."] if record.worker else []
     took = f"Started at {record.started_at}, took {record.duration_s:,.1f} s. Claim: {record.source}."
     reason = [record.reason] if record.reason else []
-    return (*reason, *record.hardware_differences, *record.notes, *timed, took, *worker)
+    notes = (*reason, *record.hardware_differences, *record.notes)
+    return (*notes, *timed, *loaded * bool(record.loaded), took, *worker)
 
 
 def _judgements(record: Record) -> Table:
@@ -143,6 +152,26 @@ def _metrics(record: Record) -> Table:
         value = Cell(shown(metric, record.metrics[metric]), "number")
         rows.append(Row((Cell(label(metric)), value, Cell(ends, "number"), Cell(metric, "code"))))
     return table("Measured", ("Metric", "Value", "Interval", "Name in the record"), rows)
+
+
+def _repeats(entry: Entry) -> Table:
+    """Return a row for each repeat, with the metrics that are judged, and then others that differ between repeats."""
+    judged = [judgement.metric for judgement in entry.record.judgements]
+    varying = [name for name in known(entry.record.metrics) if len(set(entry.values(name))) > 1]
+    metrics = [name for name in dict.fromkeys([*judged, *varying]) if name in varying][:_REPEATED]
+    rows = [
+        Row(
+            (
+                Cell(str(record.repeat), "number", key=record.repeat),
+                Cell(moment(record.started_at)),
+                *(Cell(shown(name, value := record.metrics.get(name)), "number", key=value) for name in metrics),
+                verdict_cell(record.verdict),
+            )
+        )
+        for record in entry.repeats[1:] and entry.repeats
+    ]
+    columns = ("Repeat", "Started", *(label(name) for name in metrics), "Verdict")
+    return table("Each repeat", columns, rows, sortable=True)
 
 
 def _files(record: Record) -> Table:

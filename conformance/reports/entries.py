@@ -3,43 +3,120 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, get_args
+from datetime import datetime, timezone
+from statistics import median
+from typing import Any, NamedTuple, get_args
+
+import msgspec
 
 from conformance.cases.metrics import METRICS
 from conformance.records import GRAVITY, Record, Run, Verdict
 
 ABSENT = "\N{EN DASH}"
-DETAILED = 200  # cases shown in full, the gravest: thousands would make a page that no browser likes
+# Thousands would make a page that no browser likes.
+DETAILED = 60  # cases shown in full, the gravest
+ROWS = 100  # of a table
 PRECISIONS = ("fp32", "bf16", "int8")
+_MAIN = {
+    "accuracy": ("top1",),
+    "throughput": ("throughput_images_per_s",),
+    "latency": ("latency_p50_s",),
+    "speedup": ("speedup_over_fp32",),
+    "training": ("global_images_per_s", "training_images_per_s", "top1", "final_loss"),
+}
 
 
 class Entry(NamedTuple):
-    """A record and the number of its run, from 1.
+    """A case on a stack in a run, which is counted from 1, with the records of all its repeats.
 
-    ``anchor`` is where the page shows it in full, or empty; ``about`` is what tells the cases apart
-    beside their names: model, suite or stack, where these differ.
+    ``record`` is the only one of them, or the gravest with the median of each metric. ``anchor`` is where the page
+    shows it in full, or empty; ``about`` is what tells the cases apart beside their names: model, suite or stack, where
+    these differ, and how often it was repeated.
     """
 
     run: int
     record: Record
     anchor: str
     about: str
+    repeats: tuple[Record, ...]
+
+    def values(self, metric: str) -> tuple[float, ...]:
+        """Return what the repeats measured, in their order."""
+        return tuple(record.metrics[metric] for record in self.repeats if metric in record.metrics)
 
 
 def entries(runs: Sequence[Run]) -> tuple[Entry, ...]:
-    """Return all records, the gravest verdicts first, and the same case of several runs together."""
-    listed = [(n, record) for n, run in enumerate(runs, start=1) for record in run.records]
+    """Return all cases, the gravest verdicts first, and the same case of several runs together."""
+    listed = [(n, _one(same), same) for n, run in enumerate(runs, start=1) for same in _repeats(run.records)]
     gravest: dict[str, int] = {}
-    for _, record in listed:
+    for _, record, _ in listed:
         rank = GRAVITY.index(record.verdict)
         gravest[record.case] = min(rank, gravest.get(record.case, rank))
     first_seen = {case: place for place, case in enumerate(gravest)}
     listed.sort(key=lambda item: (gravest[item[1].case], first_seen[item[1].case], item[0]))
-    anchors = [f"case-{place}" if place <= DETAILED else "" for place in range(1, len(listed) + 1)]
-    about = _about([record for _, record in listed])
+    about = _about([record for _, record, _ in listed])
     return tuple(
-        Entry(run, record, anchor, said) for (run, record), anchor, said in zip(listed, anchors, about, strict=True)
+        Entry(run, record, f"case-{place}" if place <= DETAILED else "", _repeated(said, same), same)
+        for place, ((run, record, same), said) in enumerate(zip(listed, about, strict=True), start=1)
     )
+
+
+def latest(listed: Sequence[Entry], runs: int = 2) -> tuple[Entry, ...]:
+    """Return the entries of the last runs of each case on its stack and profile: charts of more say little."""
+    together: dict[tuple[str, ...], list[Entry]] = {}
+    for entry in listed:
+        together.setdefault((entry.record.case, entry.record.stack, entry.record.profile), []).append(entry)
+    kept = {
+        id(entry)
+        for same in together.values()
+        for entry in sorted(same, key=lambda entry: (entry.record.started_at, entry.run))[-runs:]
+    }
+    return tuple(entry for entry in listed if id(entry) in kept)
+
+
+def _repeats(records: Sequence[Record]) -> list[tuple[Record, ...]]:
+    """Return the records with those together that are repeats of one case on one stack."""
+    together: dict[tuple[object, ...], list[Record]] = {}
+    seen: dict[tuple[object, ...], int] = {}
+    for record in records:
+        case = (record.case, record.stack, record.profile, record.precision, record.batch_size)
+        same = (*case, record.repeat)
+        seen[same] = seen.get(same, 0) + 1
+        together.setdefault((*case, seen[same]), []).append(record)
+    return [tuple(repeats) for repeats in together.values()]
+
+
+def _one(same: Sequence[Record]) -> Record:
+    """Return a record in the place of repeats: the gravest, with medians, and what all of them left behind."""
+    first = min(same, key=lambda record: GRAVITY.index(record.verdict))
+    if len(same) == 1:
+        return first
+    values = {name: [r.metrics[name] for r in same if name in r.metrics] for r in same for name in r.metrics}
+    alike = {name for name, found in values.items() if len(found) == len(same) and len(set(found)) == 1}
+    told = f"Metrics are medians of {len(same)} repeats ({_verdicts(same)}); sentences and launch are of the gravest."
+    return msgspec.structs.replace(
+        first,
+        metrics={name: median(found) for name, found in values.items()},
+        intervals={name: ends for name, ends in first.intervals.items() if name in alike},
+        series=tuple(series for record in same for series in record.series),
+        kernels=next((record.kernels for record in same if record.kernels), ()),
+        notes=(told, *first.notes),
+        duration_s=sum(record.duration_s for record in same),
+        artefacts={
+            name if record is same[0] else f"{name}_repeat{record.repeat}": artefact
+            for record in same
+            for name, artefact in record.artefacts.items()
+        },
+    )
+
+
+def _verdicts(same: Sequence[Record]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in counts(r.verdict for r in same).items() if number)
+
+
+def _repeated(about: str, same: Sequence[Record]) -> str:
+    said = [about] * bool(about) + [f"{len(same)} repeats: {_verdicts(same)}"] * (len(same) > 1)
+    return " · ".join(said)
 
 
 def _about(records: Sequence[Record]) -> list[str]:
@@ -83,6 +160,11 @@ def _traits(entry: Entry) -> tuple[str, ...]:
     return record.precision, batch, record.model, record.dataset, record.stack, f"run {entry.run}"
 
 
+def main_metric(record: Record) -> str | None:
+    """Return what a case is about: the first of the metrics of its mode that it has a number for."""
+    return next((metric for metric in _MAIN.get(record.mode, ()) if metric in record.metrics), None)
+
+
 def shown(metric: str, value: float | None) -> str:
     """Return a value as its metric is shown; a value that is absent stays absent."""
     if value is None:
@@ -106,3 +188,28 @@ def counted_aloud(verdicts: Iterable[Verdict]) -> str:
     '2 inside, 0 outside, 0 unjudged, 0 unstable, 0 invalid, 1 not run'
     """
     return ", ".join(f"{count} {verdict}" for verdict, count in counts(verdicts).items())
+
+
+def package_version(stack: dict[str, Any], *names: str) -> str:
+    """Return the version of the first of these packages in what a run's header says of a stack, or nothing."""
+    told = {**stack, **(stack.get("packages") or {})}
+    return next((str(told[name]) for name in names if told.get(name)), "")
+
+
+def moment(text: str) -> str:
+    """Show an ISO time as people read it; what is none stays as it is.
+
+    >>> moment("2026-11-21T12:03:01+00:00")
+    '21 Nov 2026, 12:03:01 UTC'
+    """
+    time = time_of(text)
+    return f"{time:%d %b %Y, %H:%M:%S %Z}".strip() if time else text
+
+
+def time_of(text: str) -> datetime | None:
+    """Return an ISO time, in UTC where it names no zone, or None for a text that is none."""
+    try:
+        time = datetime.fromisoformat(text.replace("Z", "+00:00"))  # Python 3.10 reads no Z
+    except ValueError:
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=timezone.utc)

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from conformance.records import Judgement, Record, Run, worst
+from conformance.reports.entries import package_version
+from conformance.stacks.compatibility import TENSORFLOWS
 
 # Column -> pandas dtype, in the order of the CSV file.
 COLUMNS = {
@@ -32,6 +34,10 @@ COLUMNS = {
     "case_verdict": "str",
     "reason": "str",
     "duration_s": "float64",
+    "repeat": "Int64",  # from 1, of the case on its stack
+    "stack_digest": "str",  # of all that the stack holds, empty where it is not known
+    "tensorflow": "str",  # the version in the stack, empty where it is not known
+    "machine": "str",  # the processor's name
 }
 
 _UNITS = {"_images_per_s": "images/s", "_flop_per_s": "FLOP/s", "_s": "s"}
@@ -82,6 +88,10 @@ def _case_columns(run: Run, record: Record) -> dict[str, Value]:
         "case_verdict": record.verdict,
         "reason": record.reason,
         "duration_s": record.duration_s,
+        "repeat": record.repeat,
+        "stack_digest": record.stack_digest,
+        "tensorflow": package_version(run.header.stacks.get(record.stack, {}), *TENSORFLOWS),
+        "machine": str(run.header.host.get("model_name", "")),
     }
 
 

@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from conformance.records import Run
 from conformance.reports.details import size, spans
-from conformance.reports.entries import ABSENT, counted_aloud
+from conformance.reports.entries import ABSENT, counted_aloud, moment, package_version, time_of
 from conformance.reports.tables import Cell, Row, Table, table
+from conformance.stacks.compatibility import TENSORFLOWS
 
+# By what people know a stack, and the keys that may hold its version, the first that is there.
+_KNOWN = {
+    "TensorFlow": TENSORFLOWS,
+    "ITEX": ("intel-extension-for-tensorflow",),
+    "SynapseAI": ("synapse", "habana-tensorflow"),
+}
 _EXITS = {2: "it was interrupted", 3: "pytest had an internal error", 4: "the harness could not go on"}
 
 
@@ -27,13 +34,13 @@ class Fact(NamedTuple):
 def facts(runs: Sequence[Run]) -> list[Fact]:
     """Return what stands under the title."""
     if len(runs) > 1:
-        return [Fact("Runs", str(len(runs))), Fact("Cases", f"{sum(len(run.records) for run in runs):,}")]
+        return [Fact("Runs", str(len(runs))), Fact("Records", f"{sum(len(run.records) for run in runs):,}")]
     head = runs[0].header
     return [
         Fact("Run", head.run),
         Fact("Started", moment(head.started_at)),
         Fact("Took", _took(runs[0])),
-        Fact("Machine", str(head.host.get("model_name", "not recorded"))),
+        Fact("Machine", machine_name(runs[0])),
         Fact("Profile", head.profile),
         Fact("Stack", "; ".join(_stack_line(name, stack) for name, stack in head.stacks.items()) or ABSENT),
     ]
@@ -76,30 +83,57 @@ def run_table(runs: Sequence[Run]) -> Table:
     return table("The runs", ("Run", "Name", "Profile", "Stack", "Verdicts"), rows, stacked=True)
 
 
-def host_facts(run: Run) -> list[Fact]:
-    listed = [_fact(name, value) for name, value in run.header.host.items()]
-    return [Fact("profile", run.header.profile), *sorted(listed, key=lambda fact: fact.long)]
+def hosts(runs: Sequence[Run]) -> list[tuple[str, list[Fact]]]:
+    """Return each machine once, named by the runs on it."""
+    columns = _alike([(run.header.profile, run.header.host) for run in runs], range(1, len(runs) + 1))
+    return [
+        (f"{_runs(of).capitalize()}" if len(runs) > 1 else runs[0].header.run, _host_facts(profile, host))
+        for (profile, host), of in columns
+    ]
+
+
+def _host_facts(profile: str, host: dict[str, Any]) -> list[Fact]:
+    listed = [_fact(name, value) for name, value in host.items()]
+    return [Fact("profile", profile), *sorted(listed, key=lambda fact: fact.long)]
 
 
 def stack_table(runs: Sequence[Run]) -> Table | None:
     """Return the stacks side by side, a row for each thing that one of them says of itself."""
-    stacks = {(n, name): stack for n, run in enumerate(runs, start=1) for name, stack in run.header.stacks.items()}
-    names = dict.fromkeys(key for stack in stacks.values() for key in stack)
-    rows = [
-        Row((Cell(_spoken(name)), *(Cell(_value(name, stack.get(name)), "code") for stack in stacks.values())))
-        for name in names
-    ]
-    heads = [f"{name}, run {n}" if len(runs) > 1 else name for n, name in stacks]
-    return table("What each stack says of itself", ("", *heads), rows) if rows else None
+    stacks = [(name, stack) for run in runs for name, stack in run.header.stacks.items()]
+    numbers = [n for n, run in enumerate(runs, start=1) for _ in run.header.stacks]
+    columns = _alike(stacks, numbers)
+    names = dict.fromkeys(key for (_, stack), _ in columns for key in _flat(stack))
+    rows = [Row((Cell(_spoken(name)), *(_said(name, stack) for (_, stack), _ in columns))) for name in names]
+    heads = [f"{name}, {_runs(of)}" if len(runs) > 1 else name for (name, _), of in columns]
+    return table("What each stack says of itself", ("What", *heads), rows) if rows else None
+
+
+def _alike(things: Sequence[Any], numbers: Sequence[int]) -> list[tuple[Any, list[int]]]:
+    """Return each thing once, with the numbers of the runs that have it."""
+    found: dict[str, tuple[Any, list[int]]] = {}
+    for thing, number in zip(things, numbers, strict=True):
+        found.setdefault(json.dumps(thing, sort_keys=True), (thing, []))[1].append(number)
+    return list(found.values())
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    return f"run{'s' if len(numbers) > 1 else ''} {spans(numbers)}"
+
+
+def _said(name: str, stack: dict[str, Any]) -> Cell:
+    """Return what a stack says of one thing; beneath a package the digest of its files."""
+    digest = str((stack.get("hashes") or {}).get(name, ""))
+    return Cell(_value(name, _flat(stack).get(name)), "code", digest and f"SHA-256 {digest[:16]}")
 
 
 def environment_table(runs: Sequence[Run]) -> Table | None:
-    names = sorted({name for run in runs for name in run.header.environment})
+    columns = _alike([run.header.environment for run in runs], range(1, len(runs) + 1))
+    names = sorted({name for environment, _ in columns for name in environment})
     rows = [
-        Row((Cell(name, "code"), *(Cell(run.header.environment.get(name, "not set"), "code") for run in runs)))
+        Row((Cell(name, "code"), *(Cell(environment.get(name, "not set"), "code") for environment, _ in columns)))
         for name in names
     ]
-    heads = [f"Run {n}" for n in range(1, len(runs) + 1)] if len(runs) > 1 else ["Value"]
+    heads = [_runs(of).capitalize() for _, of in columns] if len(runs) > 1 else ["Value"]
     return table("Variables of the session that change results", ("Variable", *heads), rows) if rows else None
 
 
@@ -119,35 +153,41 @@ def command(run: Run) -> str:
     return shlex.join(run.header.command)
 
 
-def moment(text: str) -> str:
-    """Show an ISO time as people read it; what is none stays as it is.
+def machine_name(run: Run) -> str:
+    """Return the processor's name, and the accelerators where there are any."""
+    host = run.header.host
+    named = (host.get("model_name", "not recorded"), host.get("accelerators"))
+    return ", ".join(str(name) for name in named if name)
 
-    >>> moment("2026-11-21T12:03:01+00:00")
-    '21 Nov 2026, 12:03:01 UTC'
+
+def versions_of(stack: dict[str, Any]) -> str:
+    """Return the versions by which people know a stack, or nothing where it tells none.
+
+    >>> versions_of({"packages": {"tensorflow": "2.9.1", "habana-tensorflow": "1.6.1.92"}})
+    'TensorFlow 2.9.1, SynapseAI 1.6.1.92'
     """
-    try:
-        return f"{_time(text):%d %b %Y, %H:%M:%S %Z}".strip()
-    except ValueError:
-        return text
+    told = {name: package_version(stack, *keys) for name, keys in _KNOWN.items()}
+    return ", ".join(f"{name} {version}" for name, version in told.items() if version)
 
 
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))  # Python 3.10 reads no Z
+def _flat(stack: dict[str, Any]) -> dict[str, Any]:
+    """Return what a stack says of itself, its packages among the rest."""
+    packages = stack.get("packages")
+    if not isinstance(packages, dict):
+        return stack
+    return {**{name: value for name, value in stack.items() if name not in ("packages", "hashes")}, **packages}
 
 
 def _took(run: Run) -> str:
     if run.footer is None:
         return "did not end by itself"
-    try:
-        took = _time(run.footer.ended_at) - _time(run.header.started_at)
-    except (ValueError, TypeError):
-        return ABSENT
-    return str(timedelta(seconds=round(took.total_seconds())))
+    started, ended = time_of(run.header.started_at), time_of(run.footer.ended_at)
+    return str(timedelta(seconds=round((ended - started).total_seconds()))) if started and ended else ABSENT
 
 
 def _stack_line(name: str, stack: dict[str, Any]) -> str:
-    version = stack.get("tensorflow")
-    return f"{name} (TensorFlow {version})" if version else name
+    versions = versions_of(stack)
+    return f"{name} ({versions})" if versions else name
 
 
 def _fact(name: str, value: Any) -> Fact:
@@ -170,4 +210,6 @@ def _value(name: str, value: Any) -> str:
         return ", ".join(value)
     if isinstance(value, list) and all(isinstance(item, dict) for item in value):
         return f"{len(value)} described in the run file"
+    if isinstance(value, dict) and all(isinstance(item, str) for item in value.values()):
+        return "; ".join(f"{key} {item}" for key, item in value.items() if item)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

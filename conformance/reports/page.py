@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -10,10 +12,18 @@ from markupsafe import Markup
 
 from conformance.records import Run, Verdict
 from conformance.reports import details, machine, tables
-from conformance.reports.charts import Figure, accuracy_charts, ceiling_charts, speed_charts, speedup_charts
-from conformance.reports.entries import DETAILED, Entry, counted_aloud, counts, entries
+from conformance.reports.charts import accuracy_charts, ceiling_charts, duration_table, speed_charts, speedup_charts
+from conformance.reports.comparisons import comparisons
+from conformance.reports.drawing import Figure
+from conformance.reports.entries import DETAILED, Entry, counted_aloud, counts, entries, latest
 from conformance.reports.flips import flips
+from conformance.reports.history import Shifts, history
+from conformance.reports.learning import learning
+from conformance.reports.logs import log_tails
+from conformance.reports.published import published_table
 from conformance.reports.scaling import scaling
+from conformance.reports.verdicts import gravity, verdicts
+from conformance.reports.versions import version_matrix
 
 
 class Tally(NamedTuple):
@@ -26,14 +36,16 @@ class Tally(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Charts and the table of the same numbers."""
+    """Charts and the table of the same numbers; ``more`` has those that the table has no column for."""
 
     figures: list[Figure]
     table: tables.Table
+    note: str
+    more: tables.Table | None = None
 
 
-def page(runs: Sequence[Run]) -> str:
-    """Return the page of one run, or of several side by side, as HTML."""
+def page(runs: Sequence[Run], shifts: Shifts | None = None) -> str:
+    """Return the page of one run, or of several side by side, as HTML; ``shifts`` tells where levels changed."""
     environment = Environment(
         loader=PackageLoader("conformance.reports", ""),
         autoescape=True,
@@ -41,30 +53,49 @@ def page(runs: Sequence[Run]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = environment.loader.get_source(environment, "style.css")[0] if environment.loader else ""
-    return environment.get_template("template.html.j2").render(style=Markup(style), **_contents(runs))
+    style, script = (_source(environment, name) for name in ("style.css", "script.js"))
+    return environment.get_template("template.html.j2").render(
+        style=Markup(style), script=Markup(script), script_digest=_digest(script), **_contents(runs, shifts or {})
+    )
 
 
-def _contents(runs: Sequence[Run]) -> dict[str, object]:
+def _source(environment: Environment, name: str) -> str:
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]
+
+
+def _digest(script: str) -> str:
+    """Return by what the page's policy knows the one script that may run."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+
+
+def _contents(runs: Sequence[Run], shifts: Shifts) -> dict[str, object]:
     listed = entries(runs)
     several = len(runs) > 1
-    verdicts = [entry.record.verdict for entry in listed]
+    found = [entry.record.verdict for entry in listed]
+    logs = log_tails(runs, listed)
     return {
         "title": _title(runs),
-        "sentence": f"{_cases(len(listed))}: {counted_aloud(verdicts)}.",
-        "tallies": _tallies(verdicts),
+        "sentence": f"{_cases(listed)}: {counted_aloud(found)}.",
+        "gravity": gravity(),
+        "tallies": _tallies(found),
         "banners": machine.banners(runs),
         "facts": machine.facts(runs),
         "runs": machine.run_table(runs) if several else None,
-        "verdicts": tables.verdict_table(listed, several),
+        "verdicts": verdicts(listed, several),
+        "comparisons": comparisons(runs),
+        "versions": version_matrix(runs, listed),
         "accuracy": _part(accuracy_charts, tables.accuracy_table, listed, several),
         "flips": flips(runs, listed),
         "training": tables.training_table(listed, several),
+        "learning": learning(runs, listed),
         "scaling": scaling(listed, several),
         "speeds": _speeds(listed, several),
+        "history": history(runs, listed, shifts),
+        "published": published_table(listed),
         "kernels": tables.kernel_table(listed, several),
         "noise": tables.noise_table(listed, several),
-        "hosts": [(_name(n, run, several), machine.host_facts(run)) for n, run in enumerate(runs, start=1)],
+        "hosts": machine.hosts(runs),
         "stacks": machine.stack_table(runs),
         "environment": machine.environment_table(runs),
         "origins": [
@@ -73,13 +104,13 @@ def _contents(runs: Sequence[Run]) -> dict[str, object]:
         ],
         "inputs": details.input_table(listed),
         "details_note": _details_note(len(listed)),
-        "details": [details.detail(entry, several) for entry in listed if entry.anchor],
+        "details": [details.detail(entry, several, logs.get(entry.anchor, ())) for entry in listed if entry.anchor],
     }
 
 
 def _speeds(listed: Sequence[Entry], several: bool) -> list[Part]:
     parts = (
-        _part(speed_charts, tables.speed_table, listed, several),
+        _part(speed_charts, tables.speed_table, listed, several, duration_table),
         _part(speedup_charts, tables.speedup_table, listed, several),
         _part(ceiling_charts, tables.ceiling_table, listed, several),
     )
@@ -91,9 +122,13 @@ def _part(
     tabulate: Callable[[Sequence[Entry], bool], tables.Table | None],
     listed: Sequence[Entry],
     several: bool,
+    tabulate_more: Callable[[Sequence[Entry], bool], tables.Table | None] | None = None,
 ) -> Part | None:
-    table = tabulate(listed, several)
-    return Part(draw(listed), table) if table else None
+    table, drawn = tabulate(listed, several), latest(listed)
+    if table is None:
+        return None
+    note = "The last two runs of each case are drawn; History has all." if len(drawn) < len(listed) else ""
+    return Part(draw(drawn), table, note, tabulate_more(listed, several) if tabulate_more else None)
 
 
 def _title(runs: Sequence[Run]) -> str:
@@ -106,12 +141,14 @@ def _name(number: int, run: Run, several: bool) -> str:
     return f"Run {number}: {run.header.run}" if several else run.header.run
 
 
-def _cases(number: int) -> str:
-    return f"{number:,} case" if number == 1 else f"{number:,} cases"
+def _cases(listed: Sequence[Entry]) -> str:
+    repeats = sum(len(entry.repeats) for entry in listed)
+    measured = f", measured {repeats:,} times in all" if repeats > len(listed) else ""
+    return f"{len(listed):,} {'case' if len(listed) == 1 else 'cases'}{measured}"
 
 
 def _details_note(cases: int) -> str:
-    said = "Every number, the launches to copy, inputs and logs. Paths are relative to the run's directory."
+    said = "Every number, the launches to copy, inputs and the ends of logs. Paths are relative to the run's directory."
     return (
         said if cases <= DETAILED else f"{said} These are {DETAILED} of {cases:,} cases, the gravest; the CSV has all."
     )

@@ -9,8 +9,9 @@ import altair as alt
 
 from conformance.cases.metrics import images_per_s, milliseconds, percent
 from conformance.records import Scaling, ScalingPoint
-from conformance.reports.charts import Figure, colour_of, figure
+from conformance.reports.charts import colour_of
 from conformance.reports.details import size
+from conformance.reports.drawing import Figure, figure
 from conformance.reports.entries import Entry, by_batch, row_labels
 from conformance.reports.tables import Cell, Row, Table, scaling_table, table
 

@@ -11,8 +11,8 @@ _NS = "http://www.w3.org/2000/svg"
 _DROPPED = ("font-family", "role", "aria-roledescription", "class", "pointer-events")
 
 
-def svg(spec: dict[str, Any], label: str) -> str:
-    """Render a Vega-Lite specification; ``label`` says in words what the chart shows.
+def svg(spec: dict[str, Any], title: str, description: str) -> str:
+    """Render a Vega-Lite specification, named by ``title``; ``description`` says in words what the chart shows.
 
     Marks keep their ``aria-label`` and show it as a tooltip. The page supplies the fonts and,
     through CSS variables, the colours. The text comes out of an XML serialiser, hence escaped.
@@ -24,7 +24,10 @@ def svg(spec: dict[str, Any], label: str) -> str:
     _drop_invisible(root)
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
-    root.attrib.update({"role": "img", "aria-label": label})
+    root.attrib.update({"role": "img", "aria-label": title})
+    told = ET.Element(f"{{{_NS}}}desc")
+    told.text = description
+    root.insert(0, told)
     ET.register_namespace("", _NS)
     return ET.tostring(root, encoding="unicode").replace(f' xmlns="{_NS}"', "", 1)
 

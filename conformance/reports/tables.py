@@ -6,8 +6,8 @@ from collections.abc import Container, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from conformance.cases.metrics import METRICS, count, percent
-from conformance.records import Judgement, Noise, Record, Verdict
-from conformance.reports.entries import ABSENT, Entry, by_batch, label, shown
+from conformance.records import ChangeVerdict, Noise, Record, Verdict
+from conformance.reports.entries import ABSENT, ROWS, Entry, by_batch, label, shown
 
 _ACCURACY = {
     "images": "Images",
@@ -47,7 +47,10 @@ _CEILING = {"achieved_flop_per_s": "Achieved", "ceiling_flop_per_s": "Ceiling", 
 
 
 class Cell(NamedTuple):
-    """What a cell says. ``kind`` chooses its looks: ``number``, ``code``, ``bar`` or a ``verdict-...``."""
+    """What a cell says. ``kind`` chooses its looks: ``number``, ``code``, ``bar`` or a ``verdict-...``.
+
+    ``key`` is what a number is sorted by.
+    """
 
     text: str
     kind: str = ""
@@ -55,6 +58,7 @@ class Cell(NamedTuple):
     href: str = ""
     width: str = ""
     rows: int = 1
+    key: float | None = None
 
 
 class Row(NamedTuple):
@@ -65,43 +69,36 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """``stacked`` tables of words become cards on a narrow screen; the others scroll in their place."""
+    """``stacked`` tables of words become cards on a narrow screen; the others scroll in their place.
+
+    The heads of ``sortable`` ones sort them. ``wide`` says that there are more columns than a page has room for in
+    the usual type.
+    """
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     numbers: tuple[bool, ...] = ()
     stacked: bool = False
+    sortable: bool = False
+
+    @property
+    def wide(self) -> bool:
+        return len(self.columns) > 7
 
 
-def table(caption: str, columns: Sequence[str], rows: Iterable[Row], stacked: bool = False) -> Table:
+def table(
+    caption: str, columns: Sequence[str], rows: Iterable[Row], stacked: bool = False, sortable: bool = False
+) -> Table:
     """Return a table whose heads stand over numbers where its cells are numbers."""
     listed = tuple(rows)
     full = [row.cells for row in listed if len(row.cells) == len(columns)]
     numbers = tuple(any(cells[i].kind == "number" for cells in full) for i in range(len(columns)))
-    return Table(caption, tuple(columns), listed, numbers, stacked)
+    return Table(caption, tuple(columns), listed, numbers, stacked, sortable and len(listed) > 1)
 
 
-def verdict_cell(verdict: Verdict) -> Cell:
+def verdict_cell(verdict: Verdict | ChangeVerdict) -> Cell:
     return Cell(verdict, f"verdict-{verdict.replace(' ', '-')}")
-
-
-def verdict_table(chosen: Sequence[Entry], several: bool) -> Table:
-    """Return every case with its verdict, the gravest first."""
-    rows = [
-        Row(
-            (
-                *_heading(entry, several),
-                Cell(entry.record.precision),
-                verdict_cell(entry.record.verdict),
-                Cell(*_measured_against(entry.record)),
-                Cell(_sources(entry.record), "quiet"),
-            )
-        )
-        for entry in chosen
-    ]
-    columns = (*_heads(several), "Precision", "Verdict", "Measured, and its band", "Source")
-    return table("Every case, the gravest verdict first", columns, rows, stacked=True)
 
 
 def accuracy_table(chosen: Sequence[Entry], several: bool) -> Table | None:
@@ -140,16 +137,17 @@ def ceiling_table(chosen: Sequence[Entry], several: bool) -> Table | None:
     return _metric_table("Achieved, of what a matrix product reaches on the same cores", _CEILING, timed, several)
 
 
-def _metric_table(caption: str, heads: dict[str, str], chosen: Sequence[Entry], several: bool) -> Table | None:
+def _metric_table(caption: str, named: dict[str, str], chosen: Sequence[Entry], several: bool) -> Table | None:
     """Return a row for each entry; a metric that none of them has gets no column."""
-    metrics = [metric for metric in heads if any(metric in entry.record.metrics for entry in chosen)]
-    ordered, sized = by_batch(chosen), heads is not _ACCURACY
-    published = _published(ordered, heads)
+    metrics = [metric for metric in named if any(metric in entry.record.metrics for entry in chosen)]
+    caption, ordered = first_of(caption, by_batch(chosen))
+    sized = named is not _ACCURACY
+    published = _published(ordered, named)
     rows = [
         Row(
             (
-                *_heading(entry, several),
-                *([Cell(str(entry.record.batch_size or ABSENT), "number")] if sized else []),
+                *heading(entry, several),
+                *([batch_cell(entry.record)] if sized else []),
                 *(_with_interval(entry.record, metric) for metric in metrics),
                 verdict_cell(entry.record.verdict),
             ),
@@ -158,24 +156,33 @@ def _metric_table(caption: str, heads: dict[str, str], chosen: Sequence[Entry], 
         for entry in ordered
     ]
     columns = (
-        *_heads(several),
+        *heads(several),
         *(["Batch"] if sized else []),
-        *(heads[metric] for metric in metrics),
+        *(named[metric] for metric in metrics),
         "Verdict",
     )
-    return table(caption, columns, rows) if rows else None
+    return table(caption, columns, rows, sortable=True) if rows else None
+
+
+def first_of(caption: str, chosen: Sequence[Entry]) -> tuple[str, Sequence[Entry]]:
+    """Return as many entries as a page has room for, and a caption that says so where there are more."""
+    if len(chosen) <= ROWS:
+        return caption, chosen
+    return f"{caption}. The first {ROWS} of {len(chosen):,}; the CSV has all", chosen[:ROWS]
 
 
 def kernel_table(chosen: Sequence[Entry], several: bool) -> Table | None:
     """Return one row for each kernel; a case spans the rows of its kernels."""
-    rows = [row for entry in by_batch(chosen) for row in _kernel_rows(entry, several)]
-    columns = (*_heads(several), "Claimed", "Kernel", "Data type", "Calls", "Share of the FLOPs")
-    return table("Convolution work by the kernels that did it", columns, rows) if rows else None
+    proven = [entry for entry in by_batch(chosen) if entry.record.kernels]
+    caption, first = first_of("Convolution work by the kernels that did it", proven)
+    rows = [row for entry in first for row in _kernel_rows(entry, several)]
+    columns = (*heads(several), "Claimed", "Kernel", "Data type", "Calls", "Share of the FLOPs")
+    return table(caption, columns, rows) if rows else None
 
 
 def _kernel_rows(entry: Entry, several: bool) -> list[Row]:
     record = entry.record
-    named = [cell._replace(rows=len(record.kernels)) for cell in (*_heading(entry, several), Cell(record.precision))]
+    named = [cell._replace(rows=len(record.kernels)) for cell in (*heading(entry, several), Cell(record.precision))]
     return [
         Row(
             (
@@ -191,18 +198,18 @@ def _kernel_rows(entry: Entry, several: bool) -> list[Row]:
 
 
 def noise_table(chosen: Sequence[Entry], several: bool) -> Table | None:
-    rows = [
-        Row((*_heading(entry, several), *_noise_cells(noise)))
-        for entry in by_batch(chosen)
-        if (noise := entry.record.noise) is not None
-    ]
-    columns = (*_heads(several), "Steal", "Foreign", "Throttled", "Spread", "Ceiling drift", "In words")
-    return table(f"How quiet the machine was; {ABSENT} could not be read there", columns, rows) if rows else None
+    caption, first = first_of(
+        f"How quiet the machine was; {ABSENT} could not be read there",
+        [entry for entry in by_batch(chosen) if entry.record.noise],
+    )
+    rows = [Row((*heading(entry, several), *_noise_cells(noise))) for entry in first if (noise := entry.record.noise)]
+    columns = (*heads(several), "Steal", "Foreign", "Throttled", "Spread", "Ceiling drift", "In words")
+    return table(caption, columns, rows, sortable=True) if rows else None
 
 
 def _noise_cells(noise: Noise) -> tuple[Cell, ...]:
     shares = (noise.steal_share, noise.foreign_share, noise.spread, noise.ceiling_drift)
-    steal, foreign, spread, drift = (Cell(ABSENT if s is None else percent(s), "number") for s in shares)
+    steal, foreign, spread, drift = (Cell(ABSENT if s is None else percent(s), "number", key=s) for s in shares)
     throttled = Cell(ABSENT if noise.throttle_events is None else count(noise.throttle_events), "number")
     return steal, foreign, throttled, spread, drift, Cell("; ".join(noise.reasons) or "quiet", "sentence")
 
@@ -211,46 +218,30 @@ def case_cell(entry: Entry) -> Cell:
     return Cell(entry.record.case, "code", small=entry.about, href=entry.anchor and f"#{entry.anchor}")
 
 
-def _heading(entry: Entry, several: bool) -> tuple[Cell, ...]:
+def batch_cell(record: Record) -> Cell:
+    return Cell(str(record.batch_size or ABSENT), "number", key=record.batch_size)
+
+
+def heading(entry: Entry, several: bool) -> tuple[Cell, ...]:
     return (case_cell(entry), Cell(str(entry.run))) if several else (case_cell(entry),)
 
 
-def _heads(several: bool) -> tuple[str, ...]:
+def heads(several: bool) -> tuple[str, ...]:
     return ("Case", "Run") if several else ("Case",)
 
 
 def _with_interval(record: Record, metric: str) -> Cell:
     interval = record.intervals.get(metric)
     small = f"{shown(metric, interval[0])} to {shown(metric, interval[1])}" if interval else ""
-    return Cell(shown(metric, record.metrics.get(metric)), "number", small)
+    value = record.metrics.get(metric)
+    return Cell(shown(metric, value), "number", small, key=value)
 
 
-def _measured_against(record: Record) -> tuple[str, str, str]:
-    """Return the sentence that decided the case, the cell's kind, and the other sentences in small."""
-    first, *others = [_without_source(judgement) for judgement in _deciding_first(record)] or [record.reason]
-    return first or "Nothing was judged.", "sentence", " ".join(others)
-
-
-def _deciding_first(record: Record) -> list[Judgement]:
-    return sorted(record.judgements, key=lambda judgement: judgement.verdict != record.verdict)
-
-
-def _without_source(judgement: Judgement) -> str:
-    """Return a judgement's sentence without the source of its band, which has a column of its own."""
-    return judgement.text.replace(f" ({judgement.source})", "") if judgement.source else judgement.text
-
-
-def _sources(record: Record) -> str:
-    """Return the source of the band that decided, and that of the case where no band did."""
-    deciding = [judgement.source for judgement in _deciding_first(record)[:1] if judgement.source]
-    return deciding[0] if deciding else record.source
-
-
-def _published(ordered: Sequence[Entry], heads: Container[str]) -> dict[tuple[int, str, str], tuple[str, ...]]:
+def _published(ordered: Sequence[Entry], named: Container[str]) -> dict[tuple[int, str, str], tuple[str, ...]]:
     """Return by run, case and stack what others published: a figure stands once, below its case's last run."""
     last = {entry.record.case: entry for entry in ordered}
     return {
-        _place(entry): tuple(_published_sentence(f) for f in entry.record.published if f.get("metric") in heads)
+        _place(entry): tuple(_published_sentence(f) for f in entry.record.published if f.get("metric") in named)
         for entry in last.values()
     }
 
