@@ -1,6 +1,7 @@
 """The command ``conformance``.
 
-Exit status 0 when it did what was asked, 4 with one sentence and a hint when it could not.
+Exit status 0 when it did what was asked, 4 with one sentence and a hint when it could not. What judges, `compare` and
+`history`, exits as a gate does: see conformance.judging.exit_status.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import sys
 from collections.abc import Sequence
 
 import conformance
-from conformance.commands import data, graphs, profiles, report
+from conformance.commands import calibrate, ci, compare, data, graphs, history, profiles, report
 from conformance.commands.parser import Parser
-from conformance.errors import ConformanceError
+from conformance.errors import ConformanceError, HarnessFault
 
-OK, FAULT = 0, 4
+OK, FAULT, USAGE = 0, 3, 4
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except ConformanceError as error:
         print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
-        return FAULT
+        return FAULT if isinstance(error, HarnessFault) else USAGE
     except BrokenPipeError:  # the reader has seen enough: `conformance profiles list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
@@ -38,8 +39,7 @@ def _run(argv: Sequence[str] | None) -> int:
         return int(done.code or OK)
     if unknown:
         args.parser.refuse(unknown[0])
-    args.run(args)
-    return OK
+    return int(args.run(args) or OK)
 
 
 def make_parser() -> Parser:
@@ -48,7 +48,7 @@ def make_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"conformance {conformance.__version__}")
     parser.set_defaults(parser=parser)
     groups = parser.add_subparsers(metavar="COMMAND", required=True)
-    for commands in (data, graphs, profiles, report):
+    for commands in (calibrate, ci, compare, data, graphs, history, profiles, report):
         commands.add(groups)
     return parser
 

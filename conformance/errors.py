@@ -34,7 +34,7 @@ class HardwareMismatch(ConformanceError):
 
 
 class HarnessFault(ConformanceError):
-    """The harness cannot go on: a full disk, a directory that cannot be written (exit 4)."""
+    """The harness cannot go on: a full disk, a directory that cannot be written (exit 3)."""
 
 
 class CannotRun(ConformanceError):

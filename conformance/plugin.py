@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from conformance.cases import Case, load_cases
 from conformance.errors import ConformanceError, HarnessFault
 from conformance.fixtures import terminal
-from conformance.fixtures.options import OPTIONS, check_ranks, check_repeats, destination, parsed
+from conformance.fixtures.device import refuse_without_hpu
+from conformance.fixtures.floors import check_floors
+from conformance.fixtures.options import OPTIONS, check_device, check_ranks, destination, parsed
 from conformance.fixtures.session import SESSION, Session
+from conformance.fixtures.side_by_side import more_than_once, take_turns
 from conformance.records.run_file import run_name
 
 pytest_plugins = ["conformance.fixtures.requested"]
@@ -34,6 +38,8 @@ MARKERS = {
     "smoke": "training for a hundred steps or more: does the loss fall?",
     "convergence": "training to an accuracy, on images that are at hand",
     "documented": "training as long as the recipe says, on ImageNet",
+    "gaudi": "the recipe's machine has HPUs; --device cpu runs it on a CPU all the same",
+    "profiler": "profiles some steps of training",
     "ranks": "trained by several ranks",
     "slow": "takes long, or more than this machine has; leave it out with -m 'not slow'",
     "imagenet": "needs ImageNet (--data-location) and a trained graph (--in-graph)",
@@ -52,7 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{marker}: {text}")
     worker: dict[str, Any] | None = getattr(config, "workerinput", None)
     try:
-        options = parsed(config)
+        options = msgspec.structs.replace(parsed(config), strict=asked_strictly(config))
         terminal.check_marker_expression(config.getoption("markexpr", ""), config.getini("markers"))
         terminal.check_parallel(config)
     except ConformanceError as error:
@@ -72,6 +78,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_configure_node(node: Any) -> None:
     """Tell a worker of pytest-xdist which run it belongs to."""
     node.workerinput[RUN] = node.config.stash[SESSION].run
+
+
+def asked_strictly(config: pytest.Config) -> bool:
+    """Tell whether --strict was given, which is pytest's own and no option of ours; newer ones keep it as an ini."""
+    overridden = config.getoption("override_ini", None) or ()
+    return bool(config.getoption("strict", False)) or "strict=true" in overridden
 
 
 def runs_cases(config: pytest.Config) -> bool:
@@ -111,11 +123,14 @@ def case_of(item: pytest.Item) -> Case | None:
 
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     """With --plan, print the launches of the selected cases and run nothing."""
-    state = session.config.stash[SESSION]
-    if not state.options.plan:
-        return None
+    state, cases = session.config.stash[SESSION], [case for case in map(case_of, session.items) if case]
     try:
-        terminal.print_plan(state, [case for case in map(case_of, session.items) if case], sys.stdout)
+        if not state.options.plan:
+            if runs_cases(session.config) and state.worker is None:
+                refuse_without_hpu(state, cases)
+                check_floors(state, [(i.path.parent.name, c) for i in session.items if (c := case_of(i))])
+            return None
+        terminal.print_plan(state, cases, sys.stdout)
     except ConformanceError as error:
         raise pytest.UsageError(str(error)) from None
     return True
@@ -128,8 +143,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     if case is None:
         return (yield)
     try:
-        check_repeats(pyfuncitem.config.stash[SESSION].options, case.mode)
+        check_device(pyfuncitem.config.stash[SESSION].options, case)
         check_ranks(pyfuncitem.config.stash[SESSION].options, case)
+        if more_than_once(pyfuncitem.config.stash[SESSION].options, case):
+            pyfuncitem.obj = in_turns(pyfuncitem)
         return (yield)
     except ConformanceError as error:
         stopped = error
@@ -145,6 +162,17 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         pyfuncitem.session.shouldstop = stopped.message
         pytest.fail(str(stopped), pytrace=False)
     return None
+
+
+def in_turns(item: pytest.Function) -> Callable[..., None]:
+    """Return what stands in place of a test's function, to run it once for each repeat of each stack."""
+    function = item.obj
+    judge: Any = item.funcargs["judge"]
+
+    def run(**given: object) -> None:
+        take_turns(judge, function, given)
+
+    return run
 
 
 def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -> tuple[str, str, Any] | None:

@@ -14,7 +14,7 @@ from launch_examples import xeon
 from report_examples import accuracy, footer, header
 
 import conformance
-from conformance.cli import FAULT, OK, main
+from conformance.cli import OK, USAGE, main
 from conformance.commands.profiles import machine_facts, machine_lines
 from conformance.hardware.detect import detect, digest
 from conformance.hardware.host import usable_cores
@@ -38,7 +38,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> list[str]:
     """Return the lines that a command that fails prints on stderr."""
     status = main(argv)
     out, err = capsys.readouterr()
-    assert (status, out) == (FAULT, "")
+    assert (status, out) == (USAGE, "")
     return err.splitlines()
 
 
@@ -57,7 +57,8 @@ def run(tmp_path: Path) -> Path:
         ("", "The following arguments are required: COMMAND.", "See `conformance --help`."),
         (
             "profile",
-            "Unknown command 'profile' (did you mean 'profiles'?); known: data, graphs, profiles, report.",
+            "Unknown command 'profile' (did you mean 'profiles'?); known: "
+            "accept, calibrate, ci, compare, data, graphs, history, profiles, report.",
             "See `conformance --help`.",
         ),
         (
@@ -93,12 +94,12 @@ def run(tmp_path: Path) -> Path:
         ),
         (
             "report run --htm=a.html",
-            "Unknown option '--htm' (did you mean '--html'?); known: --csv, --help, --html.",
+            "Unknown option '--htm' (did you mean '--html'?); known: --csv, --help, --html, --md.",
             "See `conformance report --help`.",
         ),
         ("report run --html", "Argument --html: expected one argument.", "See `conformance report --help`."),
         ("report --html a.html", "The following arguments are required: RUN.", "See `conformance report --help`."),
-        ("report run", "A report needs a file to be written to.", "Give --html FILE, --csv FILE, or both."),
+        ("report run", "A report needs a file to be written to.", "Give --html FILE, --csv FILE or --md FILE."),
         (
             "profiles show xeon-8",
             f"Unknown hardware profile 'xeon-8' (did you mean 'xeon-8s'?); known: {KNOWN}.",
@@ -123,7 +124,7 @@ def test_a_mistake_is_one_sentence_and_a_hint(
         ("--help", "usage: conformance [-h] [--version] COMMAND ..."),
         ("profiles --help", "usage: conformance profiles [-h] COMMAND ..."),
         ("profiles check -h", "usage: conformance profiles check [-h] NAME"),
-        ("report -h", "usage: conformance report [-h] [--html FILE] [--csv FILE] RUN [RUN ...]"),
+        ("report -h", "usage: conformance report [-h] [--html FILE] [--csv FILE] [--md FILE] RUN"),
     ],
 )
 def test_help_is_no_mistake(
@@ -330,7 +331,7 @@ def test_the_module_is_a_program() -> None:
 
 def test_a_mistake_of_the_program_shows_no_traceback() -> None:
     done = start("profiles", "show", "tpu")
-    assert (done.returncode, done.stdout) == (FAULT, "")
+    assert (done.returncode, done.stdout) == (USAGE, "")
     assert [line.partition(": ")[0] for line in done.stderr.splitlines()] == ["error", "hint"]
 
 

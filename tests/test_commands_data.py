@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from archive_examples import SYNSETS, labels_file, train_archive, validation_archive
 
-from conformance.cli import FAULT, OK, main
+from conformance.cli import OK, USAGE, main
 from conformance.commands.data import spread_of, verified_lines
 
 
@@ -25,7 +25,7 @@ def told(capsys: pytest.CaptureFixture[str], *argv: Any) -> str:
 def refused(capsys: pytest.CaptureFixture[str], *argv: Any) -> list[str]:
     status = main(list(map(str, argv)))
     out, err = capsys.readouterr()
-    assert (status, out) == (FAULT, "")
+    assert (status, out) == (USAGE, "")
     return err.splitlines()
 
 

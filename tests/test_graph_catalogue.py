@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from conformance.cases import Case
-from conformance.cli import FAULT, OK, main
+from conformance.cli import OK, USAGE, main
 from conformance.errors import HarnessFault, UsageError
 from conformance.fixtures import catalogue
 from conformance.fixtures.inputs import Inputs
@@ -227,6 +227,6 @@ def test_a_mistake_is_told_before_anything_is_started(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: str, error: str
 ) -> None:
     names = {"a": graph(tmp_path), "tmp": tmp_path}
-    assert main(["graphs", *argv.format(**names).split()]) == FAULT
+    assert main(["graphs", *argv.format(**names).split()]) == USAGE
     out, err = capsys.readouterr()
     assert out == "" and err.splitlines()[0] == f"error: {error.format(**names)}" and len(err.splitlines()) == 2

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conformance.errors import UsageError
-from conformance.fixtures.options import OPTIONS, Options, check_repeats, parsed
+from conformance.fixtures.options import OPTIONS, Options, parsed
 from conformance.plugin import pytest_addoption
 
 
@@ -27,7 +27,8 @@ class Values:
 EFFECTS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--hw", "xeon-8s"), {"hw": "xeon-8s"}),
     (("--hw-mismatch=run",), {"hw_mismatch": "run"}),
-    (("--stack", "tf215"), {"stack": "tf215"}),
+    (("--stack", "tf215"), {"stack": ("tf215",)}),
+    (("--stack", "base=tf215", "--stack", "tf221"), {"stack": ("base=tf215", "tf221")}),
     (("--plan",), {"plan": True}),
     (("--require-all",), {"require_all": True}),
     (("--in-graph", "a.pb"), {"in_graph": ("a.pb",)}),
@@ -36,11 +37,17 @@ EFFECTS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--output-tensor", "classes"), {"output_tensor": "classes"}),
     (("--allow-other-network",), {"allow_other_network": True}),
     (("--data-location", "/data"), {"data_location": "/data"}),
+    (("--jpeg-data-dir", "/jpegs"), {"jpeg_data_dir": "/jpegs"}),
     (("--images", "1000"), {"images": 1000}),
     (("--batch-size", "7"), {"batch_size": 7}),
     (("--warmup-steps", "3"), {"warmup_steps": 3}),
     (("--steps=5",), {"steps": 5}),
     (("--repeats", "3"), {"repeats": 3}),
+    (("--max-repeats=20", "--baseline=a", "--repeats=3"), {"repeats": 3, "max_repeats": 20, "baseline": "a"}),
+    (("--baseline", "runs/a"), {"baseline": "runs/a"}),
+    (("--max-slowdown", "5%"), {"max_slowdown": 0.05}),
+    (("--max-slowdown=0.01",), {"max_slowdown": 0.01}),
+    (("--order-seed=7", "--stack=a", "--stack=b"), {"stack": ("a", "b"), "order_seed": 7}),
     (("--train-epochs", "3"), {"train_epochs": 3}),
     (("--epochs-between-evals", "4"), {"epochs_between_evals": 4}),
     (("--max-train-steps", "100"), {"max_train_steps": 100}),
@@ -48,6 +55,10 @@ EFFECTS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--train-offset", "2"), {"train_offset": 2}),
     (("--train-seed", "7"), {"train_seed": 7}),
     (("--max-cpus", "16"), {"max_cpus": 16}),
+    (("--device", "cpu"), {"device": "cpu"}),
+    (("--data-loader-image-type", "bf16"), {"data_loader_image_type": "bf16"}),
+    (("--bf16-config", "full"), {"bf16_config": "full"}),
+    (("--disable-checkpoints",), {"disable_checkpoints": True}),
     (("--model-dir", "checkpoints"), {"model_dir": "checkpoints"}),
     (("--checkpoint-steps", "0", "--model-dir", "kept"), {"checkpoint_steps": 0, "model_dir": "kept"}),
     (("--pretrained-checkpoint", "kept"), {"pretrained_checkpoint": "kept"}),
@@ -95,6 +106,7 @@ def test_without_options_all_is_left_to_profile_and_row() -> None:
 
 WHOLE = "give a whole number of 1 or more"
 SHARE = "give a share from 0 to 1, such as 0.759"
+PERCENTAGE = "give a percentage above 0, such as 3%"
 STEPS = "give the first and the last step, such as 5,8"
 
 
@@ -111,6 +123,12 @@ STEPS = "give the first and the last step, such as 5,8"
         (("--warmup-steps", "0"), f"argument --warmup-steps: '0' is not allowed; {WHOLE}"),
         (("--max-train-steps", "0"), f"argument --max-train-steps: '0' is not allowed; {WHOLE}"),
         (("--repeats", "0"), f"argument --repeats: '0' is not allowed; {WHOLE}"),
+        (("--max-repeats", "0"), f"argument --max-repeats: '0' is not allowed; {WHOLE}"),
+        (("--max-slowdown", "0%"), f"argument --max-slowdown: '0%' is not allowed; {PERCENTAGE}"),
+        (("--max-slowdown", "3"), f"argument --max-slowdown: '3' is not allowed; {PERCENTAGE}"),
+        (("--max-slowdown=-1%",), f"argument --max-slowdown: '-1%' is not allowed; {PERCENTAGE}"),
+        (("--max-slowdown", "nan"), f"argument --max-slowdown: 'nan' is not allowed; {PERCENTAGE}"),
+        (("--max-slowdown", "a little"), f"argument --max-slowdown: 'a little' is not allowed; {PERCENTAGE}"),
         (("--train-offset", "0"), f"argument --train-offset: '0' is not allowed; {WHOLE}"),
         (("--checkpoint-steps", "-1"), "--checkpoint-steps: '-1' is not allowed; give a whole number, 0 or more"),
         (("--stop-threshold", "75.9"), f"argument --stop-threshold: '75.9' is not allowed; {SHARE}"),
@@ -124,6 +142,7 @@ STEPS = "give the first and the last step, such as 5,8"
         (("--mpi-num-processes", "0"), f"argument --mpi-num-processes: '0' is not allowed; {WHOLE}"),
         (("--reserve-cores", "-1"), "argument --reserve-cores: '-1' is not allowed; give a whole number, 0 or more"),
         (("--launcher", "ssh"), "argument --launcher: invalid choice: 'ssh' (choose from mpirun, horovodrun, srun)"),
+        (("--device", "gpu"), "argument --device: invalid choice: 'gpu' (choose from cpu, hpu)"),
         (("--num-instances", "0"), f"argument --num-instances: '0' is not allowed; {WHOLE}"),
         (("--socket-id", "-1"), "argument --socket-id: '-1' is not allowed; give a socket's number, 0 or more"),
         (("--socket-id", "one"), "argument --socket-id: 'one' is not allowed; give a socket's number, 0 or more"),
@@ -138,6 +157,7 @@ def test_a_value_that_is_not_allowed_is_refused(
         Values(*argv)
     told = (str(error.value) + capsys.readouterr().err).replace("'refuse', 'run'", "refuse, run")
     told = told.replace("'mpirun', 'horovodrun', 'srun'", "mpirun, horovodrun, srun")
+    told = told.replace("'cpu', 'hpu'", "cpu, hpu")
     assert sentence in told.replace("'True', 'False'", "True, False")
 
 
@@ -169,6 +189,21 @@ KEPT = ("--pretrained-checkpoint", "kept")
             "Leave out --repeats.",
         ),
         (
+            ("--device", "cpu", "--bf16-config", "full"),
+            "--bf16-config is for an HPU, and --device cpu asks for a CPU, which computes all of bf16.",
+            "Leave one of them out.",
+        ),
+        (
+            ("--disable-checkpoints", "--model-dir", "kept"),
+            "--disable-checkpoints writes none, and --model-dir kept is to keep them.",
+            "Leave one of them out.",
+        ),
+        (
+            ("--eval-only", *KEPT, "--disable-checkpoints"),
+            "--eval-only trains nothing, and --disable-checkpoints says how to train.",
+            "Leave out --disable-checkpoints.",
+        ),
+        (
             ("--fine-tune",),
             "--fine-tune trains the head only, and nothing pretrained is below it.",
             "Give --pretrained-checkpoint PATH.",
@@ -188,11 +223,46 @@ def test_options_of_training_that_contradict_each_other_are_refused(
     assert error.value.message == message and error.value.hint.endswith(hint)
 
 
-def test_only_a_training_is_repeated() -> None:
-    check_repeats(Options(repeats=2), "training")
-    check_repeats(Options(), "latency")
-    with pytest.raises(UsageError, match="--repeats is for training; latency would be the same 2 times"):
-        check_repeats(Options(repeats=2), "latency")
+TWO = ("--stack", "base=a", "--stack", "new=b")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message", "hint"),
+    [
+        (
+            (*TWO, "--baseline", "runs/a"),
+            "--baseline compares with an earlier run, and 2 stacks with one another.",
+            "Leave one of them out.",
+        ),
+        (
+            ("--stack", "new=a", "--stack", "new=b"),
+            "Two stacks are named 'new'.",
+            "Give each a name of its own: --stack NAME=ENVIRONMENT.",
+        ),
+        (("--stack", "new="), "--stack 'new=' names no environment.", "Write --stack NAME=ENVIRONMENT."),
+        (
+            ("--max-repeats", "20"),
+            "--max-repeats 20 is for a comparison, and nothing is compared.",
+            "Give --baseline RUN, or several --stack; for a number of repeats give --repeats.",
+        ),
+        (
+            (*TWO, "--repeats", "10", "--max-repeats", "9"),
+            "--max-repeats 9 is less than --repeats 10.",
+            "Give 10 or more.",
+        ),
+        (
+            ("--order-seed", "1"),
+            "--order-seed 1 draws the order of several stacks.",
+            "Leave it out, or give several --stack.",
+        ),
+    ],
+)
+def test_options_of_a_comparison_that_contradict_each_other_are_refused(
+    argv: tuple[str, ...], message: str, hint: str
+) -> None:
+    with pytest.raises(UsageError) as error:
+        parsed(Values(*argv))
+    assert (error.value.message, error.value.hint) == (message, hint)
 
 
 GRAPH_HINT = "Write --in-graph int8=PATH, or --in-graph PATH."

@@ -179,12 +179,12 @@ UNCOLLECTED = pytest.CollectReport("suites/test_x.py", "failed", "no table", Non
         ((UNJUDGED, UNSTABLE), False, 0, 5),
         ((), False, 5, 5),
         ((INSIDE, OUTSIDE), False, 2, 2),
-        ((INSIDE,), False, 3, 4),
+        ((INSIDE,), False, 3, 3),
         ((), False, 4, 4),
         ((INSIDE, REFUSED), False, 1, 4),
         ((REFUSED,), True, 1, 4),
         ((INSIDE, REFUSED), False, 2, 2),
-        ((INSIDE, FAULT), False, 2, 4),  # a fault stops the session, which pytest calls an interrupt
+        ((INSIDE, FAULT), False, 2, 3),  # a fault stops the session, which pytest calls an interrupt
         ((UNCOLLECTED,), False, 2, 4),
     ],
 )
@@ -205,11 +205,49 @@ def test_a_session_ends_with_its_exit_status_and_a_footer_that_says_so(
         assert footer.counts == {verdict: tally.verdicts[verdict] for verdict in GRAVITY}
 
 
+def compared(verdict: str, outcome: str = "passed", **told: object) -> pytest.TestReport:
+    judged = {"verdict": "unjudged", "judged": 0, "records": {"unjudged": 6}, **told}
+    return report(outcome, **judged, **{"comparison base -> new": f"{verdict}: because: of this"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("reports", "strict", "pytest_status", "status"),
+    [
+        ((compared("same"),), False, 0, 0),
+        ((compared("inconclusive"),), False, 0, 5),
+        ((INSIDE, compared("inconclusive")), False, 0, 0),
+        ((INSIDE, compared("inconclusive", "failed", undecided=True)), True, 1, 6),
+        ((INSIDE, OUTSIDE, compared("inconclusive", "failed", undecided=True)), True, 1, 1),
+        ((INSIDE, report("failed"), compared("inconclusive", "failed", undecided=True)), True, 1, 1),
+        ((INSIDE, compared("regressed", "failed")), False, 1, 1),
+        ((INSIDE, compared("regressed", "failed"), compared("inconclusive", "failed", undecided=True)), True, 1, 1),
+        ((INSIDE, compared("no baseline")), True, 0, 0),
+    ],
+)
+def test_a_session_that_compared_ends_with_its_exit_status(
+    reports: tuple[Any, ...], strict: bool, pytest_status: int, status: int, tmp_path: Path
+) -> None:
+    state = session(tmp_path, strict=strict)
+    RunWriter.create(tmp_path, header()).append(accuracy("fp32", 0.7651, 0.9298))
+    assert finish(state, tallied(*reports), pytest_status) == status
+    footer = read_run(state.directory).footer
+    repeats = 6 * sum("records" in dict(one.user_properties) for one in reports)
+    assert footer is not None and footer.counts["unjudged"] == repeats
+
+
+def test_a_comparison_is_told_with_its_stacks_its_verdict_and_its_sentence() -> None:
+    tally = tallied(compared("regressed", "failed"))
+    assert tally.comparisons == [("the-case", "base -> new", "regressed", "because: of this")]
+    assert tally.changes == {"regressed": 1}
+    assert tally.status(compared("regressed", "failed")) == ("failed", "R", ("REGRESSED", {"red": True}))
+    assert tally.status(compared("same")) == ("unjudged", "u", ("UNJUDGED", {"yellow": True}))
+
+
 def test_a_footer_that_cannot_be_written_is_a_fault_that_is_told(tmp_path: Path) -> None:
     state = session(tmp_path)
     (state.directory / "run.jsonl").mkdir(parents=True)
     tally = tallied(INSIDE)
-    assert finish(state, tally, 0) == 4
+    assert finish(state, tally, 0) == 3
     assert tally.faults == [
         f"Cannot open the run file in {str(state.directory)!r}: Is a directory. "
         "Hint: Free space there, or give another directory with --output-dir."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,7 +18,20 @@ if TYPE_CHECKING:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are UsageErrors, with the nearest of the known names."""
+    """A parser whose errors are UsageErrors, with the nearest of the known names.
+
+    One that ``passes_on`` leaves what stands after ``--`` in ``passed_on``, for another program.
+    """
+
+    passes_on = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        words = list(args) if args is not None else sys.argv[1:]
+        end = words.index("--") if self.passes_on and "--" in words else len(words)
+        known, unknown = super().parse_known_args(words[:end], namespace)
+        if self.passes_on:
+            known.passed_on = words[end + 1 :]
+        return known, unknown
 
     def error(self, message: str) -> NoReturn:
         hint = f"See `{self.prog} --help`."

@@ -1,0 +1,124 @@
+"""``conformance compare``: runs made at different times, the first of them the base."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conformance.commands.parser import command
+from conformance.errors import UsageError
+
+if TYPE_CHECKING:
+    from conformance.commands.parser import Subparsers
+    from conformance.records import Comparison, Run
+
+KERNELS = 10  # changed layers that are printed, those with the largest share of a step
+
+
+def add(subparsers: Subparsers) -> None:
+    from conformance.fixtures.options import slowdown
+    from conformance.judging.change import MAX_SLOWDOWN
+
+    about = "judge runs made at different times, case by case, beside the first of them"
+    compare = command(subparsers, "compare", compare_command, about)
+    compare.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="directory of a run; the first is the base")
+    compare.add_argument(
+        "--max-slowdown", metavar="SHARE", type=slowdown, default=MAX_SLOWDOWN, help="such as 3%% (default: 3%%)"
+    )
+    compare.add_argument(
+        "--cross-machine", action="store_true", help="let the machines differ, and compare ratios and accuracies only"
+    )
+    compare.add_argument("--strict", action="store_true", help="exit 6 where something is inconclusive")
+    compare.add_argument("--md", metavar="FILE", type=Path, help="write it as Markdown")
+    compare.add_argument("--csv", metavar="FILE", type=Path, help="write one row for each case and metric")
+
+
+def compare_command(args: argparse.Namespace) -> int:
+    from conformance.judging.runs import compare_run
+    from conformance.records.accepted import Baseline
+    from conformance.records.run_file import read_run
+
+    if len(args.runs) < 2:
+        told = f"{str(args.runs[0])!r} is one run; two or more can be compared."
+        raise UsageError(told, "Give the base first, then each run to judge. Stacks of one run are in its report.")
+    base, *others = (read_run(path) for path in args.runs)
+    baseline = Baseline(base)
+    judged = [
+        (run, compare_run(baseline, run, max_slowdown=args.max_slowdown, cross_machine=args.cross_machine))
+        for run in others
+    ]
+    for run, comparisons in judged:
+        _print(base, run, comparisons)
+    _write(args, judged)
+    return _status([comparison for _, comparisons in judged for comparison in comparisons], args.strict)
+
+
+def _status(comparisons: Sequence[Comparison], strict: bool) -> int:
+    """Return the exit status, as the gate's; where nothing was decided, nothing was judged."""
+    from conformance.judging.exit_status import INCONCLUSIVE, JUDGED_INSIDE, MISSED, NOTHING_JUDGED
+
+    verdicts = {comparison.verdict for comparison in comparisons}
+    if verdicts & {"regressed", "invalid"}:
+        return MISSED
+    if strict and "inconclusive" in verdicts:
+        return INCONCLUSIVE
+    return JUDGED_INSIDE if verdicts & {"same", "improved"} else NOTHING_JUDGED
+
+
+def _print(base: Run, new: Run, comparisons: Sequence[Comparison]) -> None:
+    from conformance.reports.changes import common_differences, counted, gravest_first
+
+    print(f"base  {_run_line(base)}\nnew   {_run_line(new)}")
+    common = common_differences(comparisons)
+    for told in common:
+        print(f"differs: {told}")
+    if comparisons and not any(comparison.differences for comparison in comparisons):
+        print("differs: nothing that the runs tell")
+    print()
+    for comparison in gravest_first(comparisons):
+        _print_case(comparison, common)
+    missing = {(r.suite, r.case) for r in base.records if r.metrics} - {(r.suite, r.case) for r in new.records}
+    for suite, case in sorted(missing):
+        print(f"{'not in new':>12}  {suite} {case}")
+    told = counted([comparison.verdict for comparison in comparisons]) or "nothing could be compared"
+    print(f"\n{told}{f', {len(missing)} only in the base' if missing else ''}.\n")
+
+
+def _print_case(comparison: Comparison, common: Sequence[str]) -> None:
+    from conformance.reports.changes import kernel_words
+
+    print(f"{comparison.verdict:>12}  {comparison.suite} {comparison.case}")
+    for told in comparison.differences:
+        if told not in common:
+            print(f"{'':14}differs: {told}")
+    for change in comparison.changes:
+        print(f"{'':14}{change.text}")
+    if not comparison.changes:
+        print(f"{'':14}{comparison.reason}")
+    for kernel in comparison.kernels[:KERNELS]:
+        print(f"{'':14}{kernel_words(kernel)}")
+    if len(comparison.kernels) > KERNELS:
+        print(f"{'':14}{len(comparison.kernels) - KERNELS} layers more have another kernel: see the report")
+
+
+def _run_line(run: Run) -> str:
+    head = run.header
+    ended = "" if run.footer else "; it did not end by itself"
+    return f"{head.run}, {head.started_at}, profile {head.profile}{ended}"
+
+
+def _write(args: argparse.Namespace, judged: Sequence[tuple[Run, Sequence[Comparison]]]) -> None:
+    from conformance.reports import write_file
+    from conformance.reports.changes import change_rows, changes_csv
+    from conformance.reports.markdown import compared, escaped
+
+    if args.md:
+        parts = [f"### {escaped(run.header.run)}\n\n{compared(comparisons)}" for run, comparisons in judged]
+        write_file(args.md, "\n".join(parts))
+    if args.csv:
+        rows = [row for run, comparisons in judged for row in change_rows(run.header.run, comparisons)]
+        write_file(args.csv, changes_csv(rows))
+    for path in filter(None, (args.md, args.csv)):
+        print(f"Wrote {path}")
