@@ -479,7 +479,7 @@ def test_what_a_subject_loaded_stands_with_its_case() -> None:
 def test_the_measurements_read_back_have_repeats_stacks_and_machines(tmp_path: Path) -> None:
     run = side_by_side(repeats=3)
     write_report([run], None, tmp_path / "report.csv")
-    frame = pd.read_csv(tmp_path / "report.csv", keep_default_na=False)
+    frame = pd.read_csv(tmp_path / "report.csv", keep_default_na=False, float_precision="round_trip")
     assert list(frame.columns) == list(COLUMNS)
     for expected in run.records:
         chosen = (frame["case"] == expected.case) & (frame["stack"] == expected.stack)

@@ -100,7 +100,10 @@ def _sd(groups: Sequence[Sequence[float]]) -> float:
 
 @cache
 def _effect(repeats: int, paired: bool, alpha: float) -> float:
-    """Return the shift, in standard deviations, that a two-sided t test finds with ``POWER``."""
+    """Return the shift, in standard deviations, that a two-sided t test finds with ``POWER``.
+
+    Significant on the wrong side is no finding. It is also too rare to count, and SciPy has NaN for it.
+    """
     from scipy.special import nctdtr, stdtrit
 
     freedom = repeats - 1 if paired else 2 * repeats - 2
@@ -109,6 +112,6 @@ def _effect(repeats: int, paired: bool, alpha: float) -> float:
     least, most = 0.0, 100.0
     while most - least > 1e-6:
         middle = (least + most) / 2
-        missed = float(nctdtr(freedom, middle * scale, limit) - nctdtr(freedom, middle * scale, -limit))
+        missed = float(nctdtr(freedom, middle * scale, limit))
         least, most = (middle, most) if missed > 1 - POWER else (least, middle)
     return most
