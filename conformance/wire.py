@@ -17,7 +17,6 @@ MEASURE = "measure"  # time a graph on dummy data
 ACCURACY = "accuracy"  # judge a graph on every image of a validation split
 WRITE_DIGITS = "write_digits"  # arrays of digits -> TFRecords in the ImageNet schema
 TRAIN = "train"  # TFRecords or synthetic images -> losses, evaluations, checkpoints, graphs
-TRAIN_DIGITS = "train_digits"  # TFRecords -> trained, frozen fp32 graph
 FREEZE_SEEDED = "freeze_seeded"  # seeded weights -> frozen fp32 graph, for speed only
 QUANTIZE = "quantize"  # fp32 graph and calibration images -> int8 graph
 INSPECT = "inspect"  # any graph -> what it says of itself

@@ -17,6 +17,7 @@ from benchmarks import trained  # noqa: E402
 from conformance.data import training  # noqa: E402
 from conformance.models import resnet  # noqa: E402
 from conformance.models.resnet import ResNet, Variant  # noqa: E402
+from conformance.subject.training_arguments import completed  # noqa: E402
 from conformance.subject.training_step import Step  # noqa: E402
 
 pytestmark = pytest.mark.tensorflow
@@ -98,7 +99,7 @@ def test_a_case_and_fit_move_the_same_weights_alike() -> None:
     pairs += [(ours.dense_kernel, dense.kernel), (ours.dense_bias, dense.bias)]
     before = [mine.numpy() for mine, _ in pairs]
     batch = training.synthetic(4, 32, trained.CLASSES, 1, False)
-    step = Step(ours, trained.ARGUMENTS)
+    step = Step(ours, completed(trained.ARGUMENTS))
     for _ in range(2):
         told = step([batch], trained.RATE, 1.0)
         loss = keras.train_on_batch(*batch)[0]

@@ -14,7 +14,7 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 
 from conformance.data import manifest  # noqa: E402
-from conformance.data.digits import dataset_digest, enlarged, split, training_batches, write_digits  # noqa: E402
+from conformance.data.digits import dataset_digest, enlarged, split, write_digits  # noqa: E402
 from conformance.data.imagenet import batches, fields, read_shard  # noqa: E402
 from conformance.data.shards import find_shards  # noqa: E402
 from conformance.wire import Refused  # noqa: E402
@@ -249,15 +249,3 @@ def test_arrays_without_labels_are_told(tmp_path: Path) -> None:
 def test_a_number_of_shards_that_leaves_one_empty_is_told(tmp_path: Path, source: str, shards: int) -> None:
     error = refusal(source, tmp_path / "set", shards=shards)
     assert error.message == f"{shards} shards were asked for; allowed are 1 to 20."
-
-
-def test_training_sees_every_digit_in_every_epoch(tmp_path: Path, source: str) -> None:
-    write_digits(source, str(tmp_path / "set"), 0, 2)
-    shards = find_shards(str(tmp_path / "set"), "train")
-    epochs = list(training_batches(shards, 40, seed=1).take(3))
-    for images, labels in epochs:
-        assert images.shape == (40, 32, 32, 3)
-        assert np.bincount(labels).tolist() == [0] + [4] * 10
-    assert not np.array_equal(epochs[0][1], epochs[1][1])
-    again = next(iter(training_batches(shards, 40, seed=1)))
-    np.testing.assert_array_equal(again[0], epochs[0][0])

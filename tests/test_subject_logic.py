@@ -16,7 +16,6 @@ from conformance.subject import measure, runtime
 from conformance.subject.accuracy import ranks
 from conformance.subject.events import Events
 from conformance.subject.quantize import Calibration
-from conformance.subject.train_digits import learning_rate
 
 pytestmark = pytest.mark.tensorflow
 
@@ -105,22 +104,6 @@ def test_the_time_between_steps_is_exact_on_a_machine_that_runs_for_years(monkey
     arm.begun, arm.ended, arm.block_sizes, arm.gap_s = [], [], [], 0.0
     arm.run_block(1000)
     assert arm.gap_s == pytest.approx(999 * pause_s) and arm.step_s == [step_s] * 1000
-
-
-def test_the_rate_rises_over_the_first_tenth_and_falls_to_zero() -> None:
-    rates = [learning_rate(step, 200, 0.1) for step in range(201)]
-    peak = rates.index(max(rates))
-    assert max(rates) == pytest.approx(0.1) and peak in (19, 20)
-    assert rates[0] == pytest.approx(0.005)
-    assert all(a < b for a, b in zip(rates[:19], rates[1:20], strict=True))
-    assert all(a > b for a, b in zip(rates[20:-1], rates[21:], strict=True))
-    assert rates[110] == pytest.approx(0.05) and rates[200] == pytest.approx(0.0, abs=1e-12)
-
-
-@pytest.mark.parametrize("steps", [1, 2, 9])
-def test_a_training_of_few_steps_starts_at_its_peak(steps: int) -> None:
-    assert learning_rate(0, steps, 0.1) == pytest.approx(0.1)
-    assert all(0 < learning_rate(step, steps, 0.1) <= 0.1 for step in range(steps))
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,15 @@ import os
 import shutil
 import tempfile
 import zipfile
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import tensorflow as tf
 
 from conformance.data import manifest, storage
 from conformance.data.convert import FOLDERS, link_shard, make_places
-from conformance.data.imagenet import LABELS, example, parse
-from conformance.data.preprocessing import DIGIT_SIDE, digits_train
+from conformance.data.imagenet import LABELS, example
+from conformance.data.preprocessing import DIGIT_SIDE
 from conformance.data.shards import digest_of, shard_name
 from conformance.wire import Refused
 
@@ -71,18 +71,6 @@ def dataset_digest(directory: str) -> str:
     said = manifest.read(directory)
     manifest.check(directory, said, digests=True)
     return digest_of((shard["name"], shard["sha256"]) for subset in SUBSETS for shard in said.splits[subset].shards)
-
-
-def training_batches(shards: Sequence[str], batch_size: int, seed: int) -> tf.data.Dataset:
-    """Return endless (images, labels) batches; the seed decides the order and the moves of every epoch."""
-
-    def augmented(step: tf.Tensor, example: Tuple[tf.Tensor, ...]) -> Tuple[tf.Tensor, tf.Tensor]:
-        encoded, label, _ = example
-        return digits_train(encoded, tf.stack([tf.constant(seed, tf.int64), step])), label
-
-    examples = tf.data.TFRecordDataset(list(shards)).map(parse).cache()
-    endless = examples.shuffle(2048, seed=seed).repeat().enumerate()
-    return endless.map(augmented, num_parallel_calls=2, deterministic=True).batch(batch_size).prefetch(2)
 
 
 def split(labels: np.ndarray, seed: int) -> Tuple[np.ndarray, np.ndarray]:

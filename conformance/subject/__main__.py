@@ -18,7 +18,6 @@ MODULES = {
     wire.ACCURACY: "accuracy",
     wire.WRITE_DIGITS: "write_digits",
     wire.TRAIN: "train",
-    wire.TRAIN_DIGITS: "train_digits",
     wire.FREEZE_SEEDED: "freeze",
     wire.QUANTIZE: "quantize",
     wire.INSPECT: "inspect_graph",

@@ -10,8 +10,15 @@ from conformance.subject import device
 from conformance.subject.ranks import parsed
 from conformance.wire import Refused
 
-# What a job may leave out: where it trains, and how its images come there.
-DEFAULTS: Dict[str, Any] = {"device": "cpu", "image_type": "fp32", "bf16_recipe": None, "media": None}
+# What a job may leave out: it then trains by itself on the CPU, and leaves nothing but what it answers.
+DEFAULTS: Dict[str, Any] = {
+    "device": "cpu", "image_type": "fp32", "bf16_recipe": None, "media": None, "max_cpus": None,
+    "shuffled_labels": False, "accumulate": 1, "label_smoothing": 0.0, "mixup_alpha": 0.0, "loss_scale": 1,
+    "optimizer": "momentum", "fine_tune": False, "pretrained": None, "train_offset": 0, "epochs_between_evals": None,
+    "max_train_steps": None, "stop_threshold": None, "early_check": None, "model_dir": None, "checkpoint_steps": None,
+    "keep": 1, "resume": False, "export_saved_model": None, "export_graph": None, "eval_only": False,
+    "profile_steps": None, "tensorboard": None, "prove": False, "ranks": None,
+}  # fmt: skip
 
 
 def completed(a: Dict[str, Any]) -> Dict[str, Any]:
