@@ -14,7 +14,7 @@ from scipy import stats
 from conformance.cases import Band, Case
 from conformance.cases.training import Recipe, Schedule
 from conformance.fixtures.training_answer import correct, fallback_note, metrics, write_steps
-from conformance.judging.training import loss_metrics, step_metrics
+from conformance.judging.training import loss_metrics, off_one_rank, step_metrics
 from conformance.judging.verdicts import Partial, judge_case
 from conformance.records import Noise
 
@@ -68,6 +68,19 @@ def test_of_two_steps_or_of_a_loss_that_stands_still_nothing_is_known(losses: li
 
 def test_no_steps_have_no_metrics() -> None:
     assert loss_metrics([]) == {} and step_metrics([], [], 4) == {}
+
+
+def test_of_two_ranks_twenty_losses_are_held_against_one_rank_and_of_more_the_first_three() -> None:
+    alone = [4.0] * 30
+    for index, counts_of_two, counts_of_four in (
+        (2, True, True),
+        (3, True, False),
+        (19, True, False),
+        (20, False, False),
+    ):
+        off = [*alone[:index], 4.4, *alone[index + 1 :]]
+        assert off_one_rank(off, alone, ranks=2) == pytest.approx(0.1 * counts_of_two)
+        assert off_one_rank(off, alone, ranks=4) == pytest.approx(0.1 * counts_of_four)
 
 
 def test_speed_leaves_out_the_steps_that_compile_and_counts_the_waiting() -> None:
