@@ -58,9 +58,9 @@ def off_one_rank(losses: Sequence[float], alone: Sequence[float], ranks: int) ->
     """Return how far the first losses of several ranks are from those of one rank with all images, at most, relatively.
 
     Both see the same images in the same order; only the order of sums differs, and training amplifies any rounding to
-    the size of the loss itself. Of more than two ranks the first three losses count: a warm-up begins at a rate of 0, so
-    that the third is the first of weights that moved. Four ranks that train ResNet50 on the digits were 2e-6 off there
-    and 1e-3 to 8e-3 a step later; gradients that are summed and not averaged were 3e-2 off.
+    the size of the loss itself. Of more than two ranks the first three losses count: a warm-up begins at a rate of 0,
+    so that the third is the first of weights that moved. Four ranks that train ResNet50 on the digits were 2e-6 off
+    there and 1e-3 to 8e-3 a step later; gradients that are summed and not averaged were 3e-2 off.
     """
     matched = MATCHED_STEPS if ranks == 2 else MATCHED_STEPS_OF_MORE
     pairs = zip(losses[:matched], alone[:matched], strict=True)
