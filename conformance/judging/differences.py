@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from conformance.records import Record, Run
+from conformance.stacks.compatibility import TENSORFLOWS
 
-TENSORFLOW = ("tensorflow", "tensorflow-cpu", "tensorflow-intel", "intel-tensorflow")
 # What a subject said of what it had loaded, in the words for it.
 LOADED = {
     "onednn": "oneDNN",
@@ -49,13 +49,13 @@ def facts(run: Run, record: Record) -> dict[str, str]:
     stack = _stack(run, record)
     packages: Mapping[str, str] = stack.get("packages", {})
     loaded = next((r.loaded for r in run.records if r.stack == record.stack and r.loaded), {})
-    version = loaded.get("tensorflow") or next((packages[name] for name in TENSORFLOW if name in packages), "")
+    version = loaded.get("tensorflow") or next((packages[name] for name in TENSORFLOWS if name in packages), "")
     found = {
         "TensorFlow": version,
         **{words: loaded.get(name, "") for name, words in LOADED.items()},
         **{words: _words(stack.get(name)) for name, words in OF_A_STACK.items()},
         "Python": str(stack.get("python", "")),
-        **{f"package {name}": number for name, number in packages.items() if name not in TENSORFLOW},
+        **{f"package {name}": number for name, number in packages.items() if name not in TENSORFLOWS},
         **{f"machine's {name.replace('_', ' ')}": _words(value) for name, value in run.header.host.items()},
         "profile": record.profile,
         **_launch(run, record),
