@@ -20,7 +20,7 @@ from conformance.cases import Case
 from conformance.cli import main
 from conformance.commands.profiles import machine_facts, machine_lines
 from conformance.errors import CannotRun, HardwareMismatch
-from conformance.fixtures.device import Hpu, require_device
+from conformance.fixtures.device import Hpu, notes_of_device, require_device
 from conformance.fixtures.options import Options
 from conformance.fixtures.terminal import header
 from conformance.hardware import detect as detection
@@ -500,6 +500,8 @@ def test_an_hpu_that_is_in_use_keeps_its_cases_from_being_run(monkeypatch: pytes
     assert require_device(session, made(world_size=6)) == ("Trained on GAUDI2, one of 8 HPUs here.",)
     with pytest.raises(CannotRun, match=r"^HPU 6 is busy: process 618796 \(ray::ServeRepli\) uses it;"):
         require_device(session, made(world_size=8))
+    # Who came while it trained takes nothing from what was measured.
+    assert notes_of_device(session, made(world_size=8)) == ("Trained on GAUDI2, one of 8 HPUs here.",)
 
 
 def test_ranks_get_modules_and_not_indices() -> None:
