@@ -75,8 +75,8 @@ def measure(out: Path, seconds: float, seed: int) -> None:
             pairs.append({"share": share, "first": order[0], "base_s": series["base"], "slow_s": series["slow"]})
             ratio = median(series["slow"]) / median(series["base"])
             print(f"{share:5.0%} slower, {order[0]} first: the medians' ratio is {ratio:.3f}", flush=True)
-    told = {"machine": identity(host), "case": CASE, "seed": seed, "pairs": pairs}
-    out.write_text(json.dumps(told, separators=(",", ":")) + "\n", encoding="utf-8")
+            told = {"machine": identity(host), "case": CASE, "seed": seed, "pairs": pairs}
+            out.write_text(json.dumps(told, separators=(",", ":")) + "\n", encoding="utf-8")
     print(f"{len(pairs)} pairs in {out}")
 
 
