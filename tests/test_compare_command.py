@@ -47,6 +47,16 @@ def share_of_the_ceilings(comparison: Comparison) -> float:
     return round(float(found[1]), 2)
 
 
+def test_the_seeds_of_one_record_are_its_repeats() -> None:
+    def trained(step_s: float, seed: int) -> tuple[Record, ...]:
+        of_each = [record.metrics for record in repeats(step_s, 6, seed=seed)]
+        each = {name: tuple(metrics[name] for metrics in of_each) for name in of_each[0]}
+        return (msgspec.structs.replace(repeats(step_s, 1)[0], each=each),)
+
+    assert beside(trained(0.0100, 0), trained(0.0150, 1)).verdict == "regressed"
+    assert beside(trained(0.0100, 0), repeats(0.0100, 6, seed=1)).verdict == "same"
+
+
 def test_a_slow_down_of_eight_percent_in_ten_repeats_is_regressed_and_named_with_both_runs() -> None:
     found = beside(repeats(0.0100), repeats(0.0108, seed=1))
     assert (found.verdict, found.paired) == ("regressed", False)

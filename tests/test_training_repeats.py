@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -73,6 +74,13 @@ def test_several_seeds_have_means_of_accuracy_medians_of_speed_and_the_worst_of_
     found = combined(runs).metrics
     assert (found["top1"], found["seeds"], found["images"]) == (0.5, 3.0, 364.0)
     assert (found["training_images_per_s"], found["native_share"], found["resident_growth_bytes"]) == (11.0, 0.9, 7.0)
+
+
+def test_the_values_of_each_seed_are_kept_where_all_have_one_that_is_finite() -> None:
+    measured = ({"final_loss": 1.0, "native_share": 1.0}, {"final_loss": math.nan, "loss_drop": 0.5})
+    found = combined([trained(seed, right(182), metrics=metrics) for seed, metrics in enumerate(measured)])
+    assert found.each == {"top1": (0.5, 0.5), "images": (364.0, 364.0)}
+    assert combined([trained(1, right(182))]).each == {}
 
 
 def test_what_is_said_of_the_loss_is_of_the_seed_with_the_weakest_trend() -> None:

@@ -105,14 +105,18 @@ def same_case(run: Run, record: Record) -> tuple[Record, ...]:
 
 
 def gated(records: Sequence[Record]) -> Values:
-    """Return the values of every repeat by metric, of those that are a gate's business; NaN where one has none."""
+    """Return the values of every repeat by metric, of those that are a gate's business; NaN where one has none.
+
+    The repeats of a training may be the seeds of one record.
+    """
     names = dict.fromkeys(name for record in records for name in record.metrics)
     kept = [name for name in names if name in METRICS and METRICS[name].gate != "no"]
     return {name: _values(records, name) for name in kept}
 
 
 def _values(records: Sequence[Record], name: str) -> tuple[float, ...]:
-    return tuple(record.metrics.get(name, math.nan) for record in records)
+    each = (record.each.get(name, (record.metrics.get(name, math.nan),)) for record in records)
+    return tuple(value for values in each for value in values)
 
 
 def _no_baseline(

@@ -123,6 +123,7 @@ class Artefact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="line", tag="record"):
     """One judged case, or one repeat of it: ``repeat`` counts from 1 for each stack.
 
+    ``each`` holds the values of every seed where a training was repeated, and ``metrics`` what they come to.
     ``stack_digest`` is that of all that the stack holds; ``loaded`` is what only a subject can say of it, such as the
     versions of TensorFlow and oneDNN that it loaded.
     """
@@ -143,6 +144,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     batch_size: int | None = None
     judgements: tuple[Judgement, ...] = ()
     metrics: dict[str, float] = {}
+    each: dict[str, tuple[float, ...]] = {}
     intervals: dict[str, tuple[float, float]] = {}
     published: tuple[dict[str, Any], ...] = ()
     series: tuple[Series, ...] = ()
