@@ -215,6 +215,24 @@ def test_a_probe_sees_nothing_of_the_users_environment(
     assert probe("mine", holding(environment, tensorflow="2.15.0")).tensorflow == "2.15.0"
 
 
+def test_of_two_tensorflows_on_the_path_the_stack_has_the_one_that_is_imported(
+    environment: Path, tmp_path: Path
+) -> None:
+    """As with a .pth file or the system's packages: Python imports the first, and lists both."""
+    interpreter = holding(environment, tensorflow="2.21.0")
+    behind = tmp_path / "behind"
+    for package in ("tensorflow", "keras"):
+        folder = behind / f"{package}-2.15.0.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 2.15.0\n")
+    (site,) = environment.glob("lib/python*/site-packages")
+    (site / "behind.pth").write_text(f"{behind}\n")
+    try:
+        assert probe("mine", interpreter).packages == {"tensorflow": "2.21.0", "keras": "2.15.0"}
+    finally:
+        (site / "behind.pth").unlink()
+
+
 @pytest.mark.tensorflow
 @pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="no TensorFlow in this interpreter")
 def test_the_stack_of_these_tests_is_as_its_metadata_says() -> None:

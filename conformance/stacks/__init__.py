@@ -33,7 +33,7 @@ except ImportError:  # before Python 3.8
 found = {}
 for d in distributions():
     if d.metadata["Name"]:
-        found[re.sub("[-_.]+", "-", d.metadata["Name"]).lower()] = d
+        found.setdefault(re.sub("[-_.]+", "-", d.metadata["Name"]).lower(), d)  # the first is what Python imports
 told = {"python": list(sys.version_info[:3]), "prefix": sys.prefix}
 told["packages"] = {name: found[name].version for name in sys.argv[1:] if name in found}
 told["hashes"], plugins = {}, set()
