@@ -203,6 +203,10 @@ def test_two_records_are_compared_by_their_artefacts_and_not_where_one_has_none(
         msgspec.structs.replace(RECORD, artefacts={"layers": Artefact(path=f"{name}.csv")})
         for name in ("base", "new", "lost")
     )
-    assert len(changed_between(base, tmp_path, new, tmp_path)) == 1
-    assert changed_between(base, tmp_path, RECORD, tmp_path) == ()
-    assert changed_between(lost, tmp_path, new, tmp_path) == ()
+    changes, unread = changed_between(base, tmp_path, new, tmp_path)
+    assert (len(changes), unread) == (1, ())
+    assert changed_between(base, tmp_path, RECORD, tmp_path) == ((), ())
+    assert changed_between(lost, tmp_path, new, tmp_path) == ((), ())
+    (tmp_path / "lost.csv").write_bytes(b"")
+    changes, (told,) = changed_between(lost, tmp_path, new, tmp_path)
+    assert changes == () and "layers are not compared: " in told and "lost.csv' is no list of layers: " in told

@@ -291,6 +291,38 @@ def test_a_large_change_is_decided_early_and_a_small_one_takes_longer() -> None:
     assert sequence(pairs_of(1, 1 / 1.5, 0.03))[0] == "improved"
 
 
+@pytest.mark.parametrize("alpha", [ALPHA, ALPHA / 2])
+@pytest.mark.parametrize("count", range(3, 15))
+def test_as_many_pairs_as_are_looked_at_first_are_judged_as_by_one_look(count: int, alpha: float) -> None:
+    verdicts = []
+    for seed in range(12):
+        slower = (1.5, 1.0, 1.1)[seed % 3]
+        base, new = noisy(0.1, count, seed, 0.05), noisy(0.1 * slower, count, seed + 100, 0.05)
+        pairs = list(zip(base, new, strict=True))
+        verdicts.append(sequence(pairs, first_look=count, alpha=alpha)[0])
+        assert verdicts[-1] == judge_change(TIME, base, new, paired=True, alpha=alpha).verdict, seed
+    assert ("regressed" in verdicts) == (count >= 5)
+
+
+@pytest.mark.parametrize("alpha", [ALPHA, ALPHA / 2])
+@pytest.mark.parametrize("most", range(5, 21))
+def test_a_slow_down_by_half_is_found_however_few_pairs_there_may_be(most: int, alpha: float) -> None:
+    assert sequence(list(zip(noisy(0.1, most, 1), noisy(0.15, most, 2), strict=True)), alpha=alpha)[0] == "regressed"
+
+
+@pytest.mark.parametrize("most", [5, 6, 7, 10])
+def test_few_pairs_that_are_looked_at_often_raise_no_more_false_alarms_than_one_look(most: int) -> None:
+    """Of 400 equal pairs of sides, half with noise in common, half of ALPHA is 3.2: hardly ever are 10 regressed."""
+    found = []
+    for seed in range(400):
+        draws = random.Random(f"equal {seed}")
+        shared = [draws.gauss(0, 0.1 * (seed % 2)) for _ in range(most)]
+        base, new = ([0.1 * math.exp(one + draws.gauss(0, 0.1)) for one in shared] for _ in range(2))
+        found.append(sequence(list(zip(base, new, strict=True)), max_slowdown=1e-6)[0])
+    false = found.count("regressed"), found.count("improved")
+    assert max(false) < 10 and sum(false) > 0
+
+
 def test_no_look_is_taken_before_the_first_that_was_asked_for() -> None:
     assert sequence(pairs_of(1, 1.5, 0.01), first_look=15)[1] >= 15
 

@@ -12,14 +12,18 @@ import msgspec
 import numpy as np
 import pytest
 from comparison_examples import CASE, TEMPLATE, head, repeats, stack, write
-from report_examples import accuracy, not_run
+from launch_examples import MACHINE, xeon
+from report_examples import accuracy, footer, not_run
 
 from conformance.cli import main
 from conformance.judging.differences import differences, facts
 from conformance.judging.runs import compare_case, compare_run
+from conformance.launch.layout import Ranks
+from conformance.launch.placement import Request
+from conformance.launch.ranks import compose_ranks
 from conformance.records import Artefact, Comparison, Launched, Record, Run
 from conformance.records.accepted import Baseline, accept
-from conformance.records.run_file import read_run
+from conformance.records.run_file import RunWriter, read_run
 from conformance.reports.changes import COLUMNS, changes_csv
 from conformance.reports.markdown import compared, escaped, markdown
 
@@ -158,24 +162,92 @@ def test_between_machines_only_ratios_are_compared() -> None:
     assert "machine's sockets 8 -> 2" in found.differences and "profile xeon-8s -> xeon-2s" in found.differences
 
 
-def test_answers_to_the_same_images_need_no_repeats(tmp_path: Path) -> None:
-    def judged(name: str, right: int) -> Run:
-        directory = tmp_path / name / "artefacts"
-        directory.mkdir(parents=True)
-        np.packbits(np.arange(1000) < right).tofile(directory / "a.bits")
-        record = msgspec.structs.replace(
-            accuracy("fp32", right / 1000, 0.99), stack="tf",
-            metrics={"top1": right / 1000, "top5": 0.99, "images": 1000.0},
-            inputs={"data": Artefact(path="/data", sha256="ab")},
-            artefacts={"correct_bits": Artefact(path="artefacts/a.bits")},
-        )  # fmt: skip
-        return msgspec.structs.replace(run((record,), name, int(name)), directory=str(tmp_path / name))
+def judged(place: Path, day: int, right: int, images: int = 1000, data: str | None = "ab", **changes: Any) -> Run:
+    """Return a run of one accuracy case, whose first images were judged right."""
+    name = str(day)
+    directory = place / name / "artefacts"
+    directory.mkdir(parents=True)
+    np.packbits(np.arange(images) < right).tofile(directory / "a.bits")
+    fields = {
+        "stack": "tf", "metrics": {"top1": right / images, "top5": 0.99, "images": float(images)},
+        "inputs": {"data": Artefact(path="/data", sha256=data)},
+        "artefacts": {"correct_bits": Artefact(path="artefacts/a.bits")}, **changes,
+    }  # fmt: skip
+    record = msgspec.structs.replace(accuracy("fp32", right / images, 0.99), **fields)
+    return msgspec.structs.replace(run((record,), name, day), directory=str(place / name))
 
-    base, worse, alike = judged("1", 760), judged("2", 720), judged("3", 760)
-    (found,) = compare_run(Baseline(base), worse, max_slowdown=0.03)
+
+def top1_beside(base: Run, new: Run) -> Comparison:
+    (found,) = compare_run(Baseline(base), new, max_slowdown=0.03)
+    return found
+
+
+def test_answers_to_the_same_images_need_no_repeats(tmp_path: Path) -> None:
+    base, worse, alike = judged(tmp_path, 1, 760), judged(tmp_path, 2, 720), judged(tmp_path, 3, 760)
+    found = top1_beside(base, worse)
     assert found.verdict == "regressed" and "the base alone is right on 40" in found.reason
-    (found,) = compare_run(Baseline(base), alike, max_slowdown=0.03)
-    assert found.verdict == "same"
+    assert top1_beside(base, alike).verdict == "same"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"artefacts": {}}, "without the answers to each image of new"),
+        ({"data": None}, "nothing tells that the images are the same"),
+        ({"inputs": {}}, "nothing tells that the images are the same"),
+        ({"data": "cd"}, "the images are others"),
+        ({"images": 40_000}, "the images are others"),
+        ({"artefacts": {"correct_bits": Artefact(path="artefacts/gone.bits")}}, "cannot be read"),
+        ({"artefacts": {"correct_bits": Artefact(path="artefacts/cut.bits")}}, "are 0, of 50,000 images"),
+    ],
+)
+def test_an_accuracy_that_collapses_is_regressed_without_pairs_of_answers_too(
+    tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    base, images = judged(tmp_path, 1, 38_000, 50_000), changes.get("images", 50_000)
+    collapsed = judged(tmp_path, 2, images // 10, **{"images": images, **changes})
+    Path(collapsed.directory, "artefacts", "cut.bits").touch()
+    found = top1_beside(base, collapsed)
+    assert found.verdict == "regressed" and "which are not paired (" in found.reason and told in found.reason
+    alike = judged(tmp_path, 3, images * 76 // 100, **{"images": images, **changes})
+    assert top1_beside(base, alike).verdict == "same"
+
+
+def test_a_top1_of_too_few_other_images_is_inconclusive(tmp_path: Path) -> None:
+    found = top1_beside(judged(tmp_path, 1, 76, 100), judged(tmp_path, 2, 68, 100, data="cd"))
+    assert found.verdict == "inconclusive" and "on 100 images against 100" in found.reason
+
+
+def test_the_top1_of_several_seeds_is_judged_by_seeds_and_not_by_the_images_of_one(tmp_path: Path) -> None:
+    each = {"top1": tuple(0.76 + seed / 1000 for seed in range(6))}
+    base, new = (judged(tmp_path, day, 760, each=each) for day in (1, 2))
+    assert "6 against 6 repeats" in top1_beside(base, new).reason
+
+
+def test_layers_that_cannot_be_read_are_told_and_speeds_are_judged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layers = {"layers": Artefact(path="artefacts/l.csv")}
+    base = write(tmp_path, head("aaaa", 1), repeats(0.0100, artefacts=layers))
+    new = write(tmp_path, head("bbbb", 2), repeats(0.0150, seed=1, artefacts=layers))
+    for directory in (base, new):
+        (directory / "artefacts").mkdir()
+        (directory / "artefacts" / "l.csv").write_text("order,layer,primitive\n1,2,3\n")
+    assert main(["compare", str(base), str(new)]) == 1
+    out = capsys.readouterr().out
+    assert "differs: layers are not compared: " in out and "is no list of layers: its columns are order" in out
+
+
+def test_a_run_that_was_interrupted_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    head_of, records = head("aaaa", 1), repeats(0.01)
+    writer = RunWriter.create(tmp_path, head_of)
+    for record in records:
+        writer.append(record)
+    writer.finish(msgspec.structs.replace(footer(records), exit_status=2))
+    new = write(tmp_path, head("bbbb", 2), repeats(0.01, seed=1))
+    assert main(["compare", str(writer.directory), str(new)]) == 0
+    base_line, new_line = capsys.readouterr().out.splitlines()[:2]
+    assert base_line.endswith("profile xeon-8s; it was interrupted") and new_line.endswith("profile xeon-8s")
 
 
 def test_the_stack_of_the_same_name_is_the_base_and_else_the_one_named_base() -> None:
@@ -207,6 +279,35 @@ def test_what_differs_is_told_software_first() -> None:
     )
     assert differences(one, base[0], one, base[1]) == ()
     assert facts(one, base[0])["Python"] == "3.11.9"
+
+
+def of_launches(mode: str, *launches: Launched) -> tuple[Run, Record]:
+    (record,) = repeats(0.01, 1, launched=launches, mode=mode)
+    return run((record,)), record
+
+
+def test_instances_their_cpus_and_their_memory_are_told() -> None:
+    one = Launched(argv=("p",), env={}, cpus=(0, 1), memory_nodes=(0,), inter_op_threads=1, intra_op_threads=2)
+    other = msgspec.structs.replace(one, cpus=(2, 3), memory_nodes=(1,))
+    alone, elsewhere, both = (of_launches("latency", *launches) for launches in ((one,), (other,), (one, other)))
+    assert differences(*alone, *both) == ("instances 1 -> 2", "CPUs 0-1 -> 0-1 and 2-3", "memory nodes 0 -> 0 and 1")
+    assert differences(*alone, *elsewhere) == ("CPUs 0-1 -> 2-3", "memory nodes 0 -> 1")
+    assert differences(*both, *both) == ()
+    # The launches of a training are its seeds, one after another.
+    assert differences(*of_launches("training", one), *of_launches("training", one, one)) == ()
+
+
+def test_ranks_of_two_runs_with_the_same_launch_differ_in_nothing(tmp_path: Path) -> None:
+    host, ranks = xeon(2, 4), Ranks(world_size=2)
+    made = [
+        compose_ranks(
+            "mpirun", "/opt/tf/bin/python", place / "jobs" / "case.json", place / "subject-path", place / "log", host,
+            MACHINE, Request(), ranks, "fp32", {}, False, (),
+        ).launched
+        for place in (tmp_path / "one", tmp_path / "two")
+    ]  # fmt: skip
+    assert made[0].env != made[1].env
+    assert differences(*of_launches("training", made[0]), *of_launches("training", made[1])) == ()
 
 
 def test_a_level_that_was_accepted_is_judged_from(tmp_path: Path) -> None:
@@ -286,9 +387,27 @@ def test_runs_of_different_machines_are_refused_with_what_differs(
         "error: run-20261101-120000-aaaa and run-20261102-120000-bbbb were made on different machines: sockets 8 -> 2."
     )
     assert "--cross-machine" in hint
-    assert (
-        main(["compare", str(base), str(new), "--cross-machine"]) == 5
-    )  # the share of a ceiling alone decides nothing
+
+
+@pytest.mark.parametrize(
+    ("ceiling", "status", "verdict"), [(2.6e12, 0, "same"), (2e12, 0, "improved"), (4e12, 1, "regressed")]
+)
+def test_between_machines_the_share_of_the_ceiling_decides(
+    tmp_path: Path, ceiling: float, status: int, verdict: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = write(tmp_path, head("aaaa", 1), repeats(0.01, 6))
+    host = {**head("x").host, "sockets": 2}
+    new = write(tmp_path, head("bbbb", 2, host=host), repeats(0.01, 6, ceiling=ceiling, seed=1))
+    assert main(["compare", str(base), str(new), "--cross-machine", "--strict"]) == status
+    assert f"{verdict:>12}  inference {CASE}" in capsys.readouterr().out
+
+
+def test_a_case_without_ratios_has_no_baseline_on_another_machine() -> None:
+    speeds = {"metrics": {"latency_p50_s": 0.01}}
+    new = run(repeats(0.01, **speeds), "bbbb", 2, host={**head("x").host, "sockets": 2})
+    (found,) = compare_run(Baseline(run(repeats(0.01, **speeds))), new, max_slowdown=0.03, cross_machine=True)
+    assert (found.verdict, found.changes) == ("no baseline", ())
+    assert found.reason == "Machines are compared by ratios and accuracies, and 'fp32-latency-b1' has neither."
 
 
 @pytest.mark.parametrize(

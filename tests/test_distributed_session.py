@@ -81,7 +81,7 @@ def test_ranks_are_judged_beside_one_rank_with_all_images_of_a_step(tmp_path: Pa
     }
     (ranks, alone) = (
         jobs["resnet50_v1_5-fp32-2-ranks-mpirun"],
-        jobs["resnet50_v1_5-digits-fp32-one-rank-training-reference"],
+        jobs["resnet50_v1_5-digits-fp32-one-rank-training-reference-seed1"],
     )
     assert ranks["ranks"]["world_size"] == 2 and ranks["accumulate"] == 1
     assert alone["ranks"] is None and alone["accumulate"] == 2

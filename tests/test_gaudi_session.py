@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 from session_examples import Ended, session, stand_in
 
+from conformance.fixtures.side_by_side import orders
 from conformance.hardware.detect import detect
 from conformance.hardware.isa import native_precisions
 
@@ -26,6 +28,8 @@ def trained():
         open(os.path.join(a["export_saved_model"], "saved_model.pb"), "w").close()
     if a["model_dir"]:  # as the checkpoint that fine-tuning starts from
         os.makedirs(os.path.join(a["model_dir"], "step-00000088"))
+        with open(os.path.join(a["model_dir"], "made_by"), "w") as file:
+            file.write(ANSWER.get("name", ""))
     if ANSWER["checkpoint"]:
         open("ckpt-1.index", "w").close()
     steps = a["max_train_steps"] or 22 * a["epochs"]
@@ -74,6 +78,18 @@ def test_on_a_cpu_the_small_rows_run_and_the_others_say_why_not(tmp_path: Path) 
     assert (made["fine_tune"], made["epochs"], made["pretrained"]) == (False, 4, None)
     assert (fine["fine_tune"], fine["epochs"], fine["image_type"]) == (True, 2, "bf16")
     assert fine["pretrained"] == tuned.inputs["pretrained"].path and fine["device"] == "cpu"
+
+
+@needs_bf16
+def test_stacks_in_turns_start_from_the_checkpoint_that_the_base_made(tmp_path: Path) -> None:
+    base, new = (stand_in(tmp_path / name, f"ANSWER = {dict(RIGHT, name=name)!r}", TRAINED) for name in ("base", "new"))
+    case = "resnext101_32x4d-digits-bf16-1-hpu-fine-tune"
+    seed = next(n for n in range(99) if next(orders("bn", random.Random(f"{n} gaudi {case}")))[0] == "n")
+    ended = session(tmp_path, "suites/gaudi", "--stack", f"base={base}", "--stack", f"new={new}", "--hw", "generic-cpu",
+                    "--device", "cpu", "-k", "fine-tune", "--order-seed", str(seed))  # fmt: skip
+    assert [record.stack for record in ended.run.records] == ["new", "base"], ended.text
+    of_both = {record.inputs["pretrained"].path for record in ended.run.records}
+    assert {(Path(path) / "made_by").read_text() for path in of_both} == {"base"}
 
 
 @needs_bf16

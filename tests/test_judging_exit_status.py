@@ -5,7 +5,8 @@ from collections import Counter
 
 import pytest
 
-from conformance.judging.exit_status import MEANINGS, exit_status
+from conformance.judging.exit_status import exit_status
+from conformance.records.exit_status import MEANINGS
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from conformance.judging.statistics import (
     paired_difference,
     percentile,
     ratio_interval,
+    share_difference,
     summary,
     wilson,
 )
@@ -74,6 +75,25 @@ def test_an_impossible_duration_is_told_with_its_step(wrong: float, shown: str) 
 @pytest.mark.parametrize(("successes", "n", "low", "high"), NEWCOMBE)
 def test_wilson_gives_the_published_intervals(successes: int, n: int, low: float, high: float) -> None:
     assert wilson(successes, n) == pytest.approx((low, high), abs=5.1e-5)
+
+
+# Newcombe, Statistics in Medicine 17 (1998) on differences of independent shares, table II, method 10.
+@pytest.mark.parametrize(
+    ("first", "n", "second", "m", "low", "high"),
+    [
+        (56, 70, 48, 80, 0.0524, 0.3339),
+        (9, 10, 3, 10, 0.1705, 0.8090),
+        (6, 7, 2, 7, 0.0582, 0.8062),
+        (5, 56, 0, 29, -0.0381, 0.1926),
+        (0, 10, 0, 20, -0.1611, 0.2775),
+        (0, 10, 0, 10, -0.2775, 0.2775),
+        (10, 10, 0, 20, 0.6791, 1.0000),
+    ],
+)
+def test_the_difference_of_two_shares_has_the_published_interval(
+    first: int, n: int, second: int, m: int, low: float, high: float
+) -> None:
+    assert share_difference(second, m, first, n) == pytest.approx((low, high), abs=5.1e-5)
 
 
 @pytest.mark.parametrize(

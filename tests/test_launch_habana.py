@@ -29,7 +29,7 @@ from conformance.fixtures.sizes import training_sizes
 from conformance.fixtures.terminal import print_plan
 from conformance.fixtures.training import Training
 from conformance.hardware.detect import detect
-from conformance.hardware.host import Host
+from conformance.hardware.host import Host, cpu_list
 from conformance.hardware.match import planned_host
 from conformance.launch.habana import (
     HpuLaunch,
@@ -40,7 +40,7 @@ from conformance.launch.habana import (
 )
 from conformance.launch.habana_recipe import command, told
 from conformance.launch.layout import Ranks, one_of
-from conformance.launch.placement import Request, candidates, cpu_list
+from conformance.launch.placement import Request, candidates
 from conformance.launch.plan import plan_text
 from conformance.launch.ranks import compose_ranks, misplaced
 from conformance.launch.rules import Composed, compose, subject_path

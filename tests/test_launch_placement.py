@@ -8,9 +8,9 @@ import pytest
 from launch_examples import MACHINE, SOCKET, xeon
 
 from conformance.errors import UsageError
-from conformance.hardware.host import Cpu, Host
+from conformance.hardware.host import Cpu, Host, cpu_list
 from conformance.hardware.profile import Drive
-from conformance.launch.placement import Request, candidates, cpu_list
+from conformance.launch.placement import Request, candidates
 
 
 def shape(host: Host, drive: Drive, **options: Any) -> list[list[tuple[str, tuple[int, ...], bool]]]:

@@ -25,12 +25,12 @@ from conformance.errors import UsageError
 from conformance.fixtures.options import Options, check_ranks
 from conformance.fixtures.ranks import machines, rank_batch_size, wanted_ranks
 from conformance.hardware.detect import detect
-from conformance.hardware.host import Host
+from conformance.hardware.host import Host, cpu_list
 from conformance.hardware.match import load_profile, planned_host, profile_directory
 from conformance.hardware.profile import Drive
 from conformance.launch import groups
 from conformance.launch.layout import Machine, Ranks
-from conformance.launch.placement import Request, cpu_list
+from conformance.launch.placement import Request
 from conformance.launch.plan import plan_text
 from conformance.launch.ranks import compose_ranks, default_launcher, find_launcher, misplaced, recipe
 from conformance.launch.rules import Composed, subject_path

@@ -251,6 +251,11 @@ TWO = ("--stack", "base=a", "--stack", "new=b")
             "Give 10 or more.",
         ),
         (
+            (*TWO, "--repeats", "3", "--max-repeats", "4"),
+            "Of --max-repeats 4 pairs no test can tell a slow-down from chance.",
+            "Give 5 or more.",
+        ),
+        (
             ("--order-seed", "1"),
             "--order-seed 1 draws the order of several stacks.",
             "Leave it out, or give several --stack.",

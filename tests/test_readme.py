@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from conformance.cli import make_parser
-from conformance.judging.exit_status import MEANINGS
 from conformance.plugin import MARKERS
 from conformance.records import CHANGE_GRAVITY, GRAVITY
+from conformance.records.exit_status import MEANINGS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

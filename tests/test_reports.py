@@ -252,7 +252,15 @@ def test_a_whole_run_has_no_banner(full_page: str) -> None:
         ({"footer": None}, "This run did not end by itself: its footer is missing."),
         (
             {"footer": Footer(ended_at="", counts={"inside": 16}, exit_status=2)},
-            "This run ended early: it was interrupted (exit status 2).",
+            "This run ended early: interrupted (exit status 2).",
+        ),
+        (
+            {"footer": Footer(ended_at="", counts={"inside": 16}, exit_status=3)},
+            "This run ended early: a fault of the harness, such as a full disk, or pytest's own internal error",
+        ),
+        (
+            {"footer": Footer(ended_at="", counts={"inside": 16}, exit_status=4)},
+            "This run ended early: wrong usage (exit status 4).",
         ),
         (
             {"footer": Footer(ended_at="", counts={"inside": 9, "outside": 8}, exit_status=1)},
@@ -263,7 +271,7 @@ def test_a_whole_run_has_no_banner(full_page: str) -> None:
             "This run was made on a machine that is not 'xeon-8s': 1 socket instead of 8; no AMX.",
         ),
     ],
-    ids=["no footer", "interrupted", "counts differ", "hardware differs"],
+    ids=["no footer", "interrupted", "fault", "usage", "counts differ", "hardware differs"],
 )
 def test_what_casts_doubt_on_a_run_is_told_first(changes: dict[str, Any], sentence: str) -> None:
     text = Elements(page([full_run(**changes)])).text

@@ -8,6 +8,9 @@ from __future__ import annotations
 import json
 import random
 import re
+import signal
+import subprocess
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -16,7 +19,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from session_examples import ROOT, ROW, Ended, interpreter, session, stand_in, suites
+from session_examples import ROOT, ROW, Ended, command, environment, interpreter, session, stand_in, suites
 
 from conformance.cases import Case
 from conformance.fixtures.leases import KeptLeases
@@ -98,6 +101,18 @@ max_spread = 1.0
 max_ceiling_drift = 1.0
 """
 
+
+def order_seed(case: str, first: Sequence[str]) -> str:
+    """Return an order seed by which these begin the first rounds of a case of the stacks base and new."""
+    for seed in range(1000):
+        rounds = orders(("base", "new"), random.Random(f"{seed} mine {case}"))
+        if [order[0] for order in islice(rounds, len(first))] == list(first):
+            return str(seed)
+    raise AssertionError("no such order")
+
+
+NEW_FIRST = order_seed("mine", ["new"])
+
 # What each session is asked; {slow} and so on are stacks.
 ASKED: dict[str, tuple[str, ...]] = {
     "slower": ("--stack", "base={fast}", "--stack", "new={slow}", "--repeats", "6", "--order-seed", "7",
@@ -109,6 +124,7 @@ ASKED: dict[str, tuple[str, ...]] = {
     "three": ("--stack", "a={fast}", "--stack", "b={slow}", "--stack", "c={other}", "--repeats", "2",
               "--max-repeats", "12"),
     "repeats": ("--stack", "mine={fast}", "--repeats", "6"),
+    "no_input": ("--stack", "base={no_graph}", "--stack", "new={fast}", "--order-seed", NEW_FIRST),
 }  # fmt: skip
 
 
@@ -139,13 +155,15 @@ class Sessions:
             "refusing": stack(root / "refusing", 0.010, fails="repeat", refused=True),
             "less_right": stack(root / "less_right", 0.010, right=80),
             "refusing_too": stack(root / "refusing_too", 0.010, fails="repeat", refused=True),
+            "no_graph": stack(root / "no_graph", 0.010, fails="freeze"),
         }
 
     def run(self, name: str, argv: Sequence[str]) -> Ended:
         place = self.root / name
         given = [word.format(**self.stacks, place=place) for word in argv]
         place.mkdir()
-        fixed = ("--in-graph", str(self.root / "any.pb"), "--hw", str(self.root / "quiet.toml"), "-k", "mine")
+        given_graph = () if name == "no_input" else ("--in-graph", str(self.root / "any.pb"))
+        fixed = (*given_graph, "--hw", str(self.root / "quiet.toml"), "-k", "mine")
         return session(place, "suites", *fixed, *given, cwd=self.project)
 
 
@@ -205,7 +223,10 @@ def test_the_order_is_that_of_its_seed(ended: Callable[[str], Ended]) -> None:
     assert first == second != other
     assert all(one == two[::-1] for one, two in zip(first[::2], first[1::2], strict=True))
     assert {"".join(one) for one in first} == {"ABC", "ACB", "BAC", "BCA", "CAB", "CBA"}
-    assert compared(ended("slower")).order_seed == 7 and compared(ended("same")).order_seed is not None
+    drawn = ended("same").run
+    assert compared(ended("slower")).order_seed == ended("slower").run.header.order_seed == 7
+    assert drawn.header.order_seed == drawn.comparisons[0].order_seed is not None
+    assert ended("repeats").run.header.order_seed is None
 
 
 def test_all_turns_have_the_same_cores_and_inputs_and_one_proof_each(ended: Callable[[str], Ended]) -> None:
@@ -262,6 +283,13 @@ def test_what_all_stacks_refuse_alike_is_wrong_usage(ended: Callable[[str], Ende
     assert compared(refuses).verdict == "invalid"
 
 
+def test_an_input_that_was_not_made_is_the_fault_of_the_stack_that_makes_it(ended: Callable[[str], Ended]) -> None:
+    found = ended("no_input")
+    (first, _) = found.run.records
+    assert (first.stack, first.verdict, found.status) == ("new", "invalid", 1), found.text
+    assert first.reason == "Stack 'base', which makes this input for all, failed: out of luck Hint: Try again."
+
+
 def test_repeats_of_three_stacks_are_added_until_all_is_decided(ended: Callable[[str], Ended]) -> None:
     three = ended("three")
     found = {(one.base, one.new): one.verdict for one in three.run.comparisons}
@@ -283,9 +311,82 @@ def test_accuracy_is_compared_by_the_answers_to_the_same_images_in_one_repeat(se
     assert (ended.status, compared(ended).verdict, len(ended.run.records)) == (1, "regressed", 2), ended.text
     assert (change.metric, change.base, change.new) == ("top1", 0.9, 0.8)
     assert "of which the base alone is right on 80 and the new side alone on 0: regressed" in change.text
+    assert "right  run once, for answers to the same images need no repeats: top-1 0.8000" in ended.text
+    assert all("Run once, for answers to the same images need no repeats." in r.notes for r in ended.run.records)
     without = sessions.run("not run", (*given[:6], "-k", "right"))
     assert (without.status, without.run.comparisons) == (5, ()), without.text
     assert [record.verdict for record in without.run.records] == ["not run", "not run"]
+    (earlier,) = ended.runs.glob("run-*")
+    (never,) = without.runs.glob("run-*")
+    beside = ("--stack", "base={fast}", "-k", "right", "--baseline")
+    went, absent = sessions.run("went", (*beside, str(earlier))), sessions.run("absent", (*beside, str(never)))
+    assert (went.status, compared(went).verdict) == (1, "invalid"), went.text
+    assert "It was not measured: " in compared(went).reason and "Give --data-location DIREC" in compared(went).reason
+    assert (absent.status, compared(absent).verdict) == (5, "no baseline"), absent.text
+
+
+class Interrupted(Sessions):
+    """Sessions of which the stack 'hangs' works at its seventh repeat when a signal comes."""
+
+    def run(self, name: str, argv: Sequence[str]) -> Ended:
+        place = self.root / name
+        given = [word.format(**self.stacks, place=place) for word in argv]
+        fixed = ("--in-graph", str(self.root / "any.pb"), "--hw", str(self.root / "quiet.toml"), "-k", "mine")
+        process = subprocess.Popen(
+            command(place, "suites", *fixed, *given), cwd=self.project, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, env=environment(place, PYTHONPATH=str(ROOT)), start_new_session=True,
+        )  # fmt: skip
+        try:
+            for _ in range(600):
+                if (self.root / "hanging" / "here").exists():
+                    break
+                time.sleep(0.05)
+            (self.root / "hanging" / "here").unlink()
+            process.send_signal(signal.SIGINT)
+            text, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+        return Ended(process.returncode, text, place / "runs")
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Sessions:
+    made = Interrupted(tmp_path_factory.mktemp("interrupted"))
+    made.stacks["hangs"] = stack(made.root / "hanging", 0.015)
+    script = made.root / "hanging" / "stand_in.py"
+    waits = 'if "repeat7" in label:\n    open(os.path.join(os.path.dirname(__file__), "here"), "w").close()\n'
+    script.write_text(
+        script.read_text().replace("PROOF = {", f"{waits}    import time\n    time.sleep(60)\nPROOF = {{", 1)
+    )
+    return made
+
+
+@pytest.mark.parametrize("asked", [("--repeats", "10"), ("--repeats", "5", "--max-repeats", "20")])
+def test_an_interrupted_case_keeps_the_comparison_of_its_whole_pairs(
+    asked: Sequence[str], interrupted: Sessions
+) -> None:
+    seed = order_seed("mine", [*("base", "new") * 3, "base"])
+    given = ("--stack", "base={fast}", "--stack", "new={hangs}", "--order-seed", seed)
+    ended = interrupted.run(f"pairs{asked[-1]}", (*given, *asked))
+    comparison, run = compared(ended), ended.run
+    assert ended.status == 2 and len(run.records) == 13, ended.text
+    assert comparison.reason.startswith(f"Interrupted after pair 6 of {asked[-1]}. median time a batch: ")
+    assert len(comparison.changes[0].base_values) == 6 and comparison.order_seed == run.header.order_seed == int(seed)
+    # Both are judged by the tests that they were announced for: signs that are looked at often cannot tell yet.
+    assert comparison.verdict == ("inconclusive" if "--max-repeats" in asked else "regressed")
+    assert run.footer is not None and run.footer.counts["unjudged"] == 13
+    assert f"run: {run.directory}" in ended.text and comparison.reason in ended.text
+
+
+def test_an_interrupted_case_is_compared_with_the_earlier_run(
+    interrupted: Sessions, ended: Callable[[str], Ended]
+) -> None:
+    (earlier,) = ended("repeats").runs.glob("run-*")
+    given = ("--stack", "mine={hangs}", "--repeats", "10", "--baseline", str(earlier))
+    found = interrupted.run("beside", given)
+    assert found.status == 2 and len(found.run.records) == 6, found.text
+    assert compared(found).reason.startswith("Interrupted after repeat 6 of 10. median time a batch: ")
+    assert compared(found).verdict == "regressed" and compared(found).reason in found.text
 
 
 TRAINED = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,18 @@ def test_each_seed_is_a_training_of_its_own_and_fp32_is_trained_once_for_both_ro
     assert "Seed 2: trained in fp32 alike, top-1 is 0.9918." in bf16.notes
     assert bf16.metrics["final_loss"] == pytest.approx(3.0 - 1.9 - 0.01)  # trends are alike: the first seed's
     assert {"steps", "steps_seed3", "saved_model", "saved_model_seed2"} <= bf16.artefacts.keys()
+
+
+@needs_bf16
+def test_turns_with_other_seeds_keep_the_checkpoints_of_their_references_apart(tmp_path: Path) -> None:
+    hits = {"fp32": (360, 361), "bf16": (358, 352)}
+    stacks = (stand_in(tmp_path / n, f"READING = {BUSY!r}\nHITS = {hits!r}", TRAINED) for n in ("a", "b"))
+    turns = [word for name, stack in zip("ab", stacks, strict=True) for word in ("--stack", f"{name}={stack}")]
+    ended = session(tmp_path, "suites/training", "-k", "resnet50_v1_5-bf16-digits", *turns, "--hw", "generic-cpu",
+                    "--hw-mismatch", "run", "--repeats", "2", "--model-dir", str(tmp_path / "kept"))  # fmt: skip
+    jobs = [json.loads(path.read_text())["arguments"] for path in Path(ended.run.directory).glob("jobs/resnet*.json")]
+    assert len(ended.run.records) == 4 and len(jobs) == 8, ended.text
+    assert len({job["model_dir"] for job in jobs}) == 8  # of two stacks, seeds and precisions
 
 
 @needs_bf16

@@ -61,9 +61,9 @@ def ended(stacks: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> E
 
 
 def tensorflow(python: str) -> str:
-    code = "import importlib.metadata as m; print({d.metadata['Name']: d.version for d in m.distributions()})"
+    code = "import importlib.metadata as m; print([(d.metadata['Name'], d.version) for d in m.distributions()])"
     done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=True)
-    installed = ast.literal_eval(done.stdout)
+    installed = dict(reversed(ast.literal_eval(done.stdout)))  # of two on the path, Python imports the first
     version: str = next(installed[name] for name in TENSORFLOWS if name in installed)
     return version
 

@@ -57,7 +57,7 @@ def compare_command(args: argparse.Namespace) -> int:
 
 def _status(comparisons: Sequence[Comparison], strict: bool) -> int:
     """Return the exit status, as the gate's; where nothing was decided, nothing was judged."""
-    from conformance.judging.exit_status import INCONCLUSIVE, JUDGED_INSIDE, MISSED, NOTHING_JUDGED
+    from conformance.records.exit_status import INCONCLUSIVE, JUDGED_INSIDE, MISSED, NOTHING_JUDGED
 
     verdicts = {comparison.verdict for comparison in comparisons}
     if verdicts & {"regressed", "invalid"}:
@@ -104,8 +104,11 @@ def _print_case(comparison: Comparison, common: Sequence[str]) -> None:
 
 
 def _run_line(run: Run) -> str:
+    from conformance.records.exit_status import INTERRUPTED
+
     head = run.header
-    ended = "" if run.footer else "; it did not end by itself"
+    status = run.footer.exit_status if run.footer else None
+    ended = {None: "; it did not end by itself", INTERRUPTED: "; it was interrupted"}.get(status, "")
     return f"{head.run}, {head.started_at}, profile {head.profile}{ended}"
 
 

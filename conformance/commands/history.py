@@ -16,16 +16,23 @@ if TYPE_CHECKING:
 
 
 def add(subparsers: Subparsers) -> None:
+    from conformance.fixtures.options import slowdown
+    from conformance.judging.change import MAX_SLOWDOWN
+
     about = "find in many runs since when a case is slower, faster, better or worse"
     history = command(subparsers, "history", history_command, about)
     places = "runs, or directories of runs"
     history.add_argument("runs", metavar="RUN", nargs="+", type=Path, help=places)
     history.add_argument("--case", metavar="ID", help="of this case only")
+    history.add_argument(
+        "--max-slowdown", metavar="SHARE", type=slowdown, default=MAX_SLOWDOWN, help="such as 3%% (default: 3%%)"
+    )
 
     about = "accept the level of a case in a run, with a reason: it is judged from there on"
     accepting = command(subparsers, "accept", accept_command, about)
     accepting.add_argument("level", metavar="RUN", type=Path, help="directory of the run")
     accepting.add_argument("--case", metavar="ID", required=True, help="the case")
+    accepting.add_argument("--stack", metavar="NAME", help="of this stack (default: the one beside the base)")
     accepting.add_argument("--metric", metavar="NAME", help="this metric only (default: all of the case)")
     accepting.add_argument("--reason", metavar="TEXT", required=True, help="why the new level is right, in one line")
 
@@ -35,16 +42,16 @@ def accept_command(args: argparse.Namespace) -> None:
     from conformance.records.accepted import accept
     from conformance.records.run_file import read_run
 
-    file = accept(read_run(args.level), args.case, args.metric, args.reason, now())
+    file = accept(read_run(args.level), args.case, args.metric, args.reason, now(), args.stack)
     print(f"Wrote {file}")
 
 
 def history_command(args: argparse.Namespace) -> int:
     """Print each history in which something changed; exit 1 where a regression stands."""
     from conformance.errors import unknown_name
-    from conformance.judging.exit_status import JUDGED_INSIDE, MISSED
     from conformance.judging.history import FEWEST_RUNS, histories
     from conformance.records.accepted import read_accepted
+    from conformance.records.exit_status import JUDGED_INSIDE, MISSED
     from conformance.records.run_file import read_run
 
     runs = []
@@ -59,7 +66,7 @@ def history_command(args: argparse.Namespace) -> int:
         raise UsageError("There is no run with a record.", "Give runs that judged something.")
     places = dict.fromkeys(Path(run.directory).absolute().parent for run in runs)
     accepted = [entry for place in places for entry in read_accepted(place)]
-    found = histories(runs, accepted)
+    found = histories(runs, accepted, args.max_slowdown)
     if args.case is not None:
         known = {history.key.case for history in found}
         if args.case not in known:
@@ -70,8 +77,10 @@ def history_command(args: argparse.Namespace) -> int:
     short = sum(len(history.points) < FEWEST_RUNS for history in found)
     changed = [shift for history in found for shift in history.shifts]
     standing = [shift for shift in changed if shift.stands]
+    small = sum(shift.step == "within the limit" for shift in changed)
+    within = f" ({small} within the limit)" if small else ""
     print(
-        f"{len(runs)} runs, {len(found)} histories: {len(changed)} changes, {len(standing)} regressions stand"
+        f"{len(runs)} runs, {len(found)} histories: {len(changed)} changes{within}, {len(standing)} regressions stand"
         + (f"; {short} have fewer than {FEWEST_RUNS} runs, too few to tell." if short else ".")
     )
     if standing:
@@ -118,10 +127,12 @@ def _print_history(history: History) -> None:
     for level, shift in zip(history.levels[1:], history.shifts, strict=True):
         first = shift.first.run.header
         runs = level.end - level.first
-        change = 100 * (shift.after / shift.before - 1)
+        change = _percent(shift.after, shift.before)
+        if shift.reference != shift.before:
+            change += f", {_percent(shift.after, shift.reference)} from {shown(key.metric, shift.reference)}"
         print(
             f"    {shown(key.metric, level.value)} in {runs} runs from {first.run} of {first.started_at[:10]}: "
-            f"{_word(shift)}, {change:+.1f} %"
+            f"{_word(shift)}, {change}"
         )
         for told in shift.differences or ("nothing that the runs tell",):
             print(f"      differs: {told}")
@@ -130,7 +141,11 @@ def _print_history(history: History) -> None:
 def _word(shift: Shift) -> str:
     if shift.accepted:
         return f"{shift.step}, accepted: {shift.accepted}"
-    return shift.step if shift.stands or shift.step == "improved" else f"{shift.step}, reached again since"
+    return f"{shift.step}, reached again since" if shift.step == "regressed" and not shift.stands else shift.step
+
+
+def _percent(after: float, before: float) -> str:
+    return f"{100 * (after / before - 1):+.1f} %"
 
 
 def _name(key: Key) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import msgspec
 
@@ -88,6 +89,21 @@ def usable_cores(host: Host, socket: int | None = None) -> int:
     """
     cores = len(host.usable_cpus(socket))
     return cores if host.quota_cpus is None else min(cores, max(1, math.floor(host.quota_cpus)))
+
+
+def cpu_list(cpus: Iterable[int]) -> str:
+    """Write CPU ids as taskset and numactl read them.
+
+    >>> cpu_list([0, 1, 2, 5])
+    '0-2,5'
+    """
+    runs: list[list[int]] = []
+    for cpu in sorted(cpus):
+        if runs and cpu == runs[-1][1] + 1:
+            runs[-1][1] = cpu
+        else:
+            runs.append([cpu, cpu])
+    return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in runs)
 
 
 def parse_cpu_list(text: str) -> tuple[int, ...]:

@@ -79,16 +79,21 @@ def load_layers(path: Path) -> tuple[Layer, ...]:
         raise UsageError(message, "Take an undamaged copy of the run that it belongs to.") from None
 
 
-def changed_between(base: Record, base_run: Path, new: Record, new_run: Path) -> tuple[KernelChange, ...]:
-    """Return the layers that changed between two records of runs in these directories.
+def changed_between(
+    base: Record, base_run: Path, new: Record, new_run: Path
+) -> tuple[tuple[KernelChange, ...], tuple[str, ...]]:
+    """Return the layers that changed between two records of runs in these directories, and why they are not known.
 
-    Nothing where one of the two has no list of layers.
+    Nothing where one of the two has no list of layers; a list that cannot be read is told, for speeds need none.
     """
     both = [run / record.artefacts[ARTEFACT].path for record, run in ((base, base_run), (new, new_run))
             if ARTEFACT in record.artefacts]  # fmt: skip
     if len(both) < 2 or not all(path.is_file() for path in both):
-        return ()
-    return changed_layers(load_layers(both[0]), load_layers(both[1]))
+        return (), ()
+    try:
+        return changed_layers(load_layers(both[0]), load_layers(both[1])), ()
+    except UsageError as error:
+        return (), (f"layers are not compared: {error.message}",)
 
 
 def changed_layers(base: Sequence[Layer], new: Sequence[Layer]) -> tuple[KernelChange, ...]:

@@ -108,31 +108,36 @@ def gate_metrics(names: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(metric.name for metric in sorted(known, key=lambda metric: metric.gate))
 
 
-def share_of_alpha(name: str, names: Sequence[str], alpha: float = ALPHA) -> float:
+def share_of_alpha(name: str, names: Sequence[str], alpha: float = ALPHA, deciding: Sequence[str] = ()) -> float:
     """Return a metric's share of the error, which those that decide share out, and those that are watched (Bonferroni).
 
-    ``alpha`` is of all that decide together.
+    ``alpha`` is of all that decide together; ``deciding`` are metrics that decide as well.
 
     >>> share_of_alpha("latency_p50_s", ("latency_p50_s", "latency_p90_s", "latency_p99_s"))
     0.016
     """
-    gate = METRICS[name].gate
-    of_all = alpha if gate == "decides" else alpha * WATCHED_ALPHA / ALPHA
-    return of_all / sum(METRICS[other].gate == gate for other in names)
+    decide = [other for other in names if _decides(other, deciding)]
+    if name in decide:
+        return alpha / len(decide)
+    return alpha * WATCHED_ALPHA / ALPHA / (len(names) - len(decide))
 
 
-def verdict_of(changes: Sequence[Change]) -> tuple[ChangeVerdict, str]:
+def _decides(name: str, deciding: Sequence[str]) -> bool:
+    return METRICS[name].gate == "decides" or name in deciding
+
+
+def verdict_of(changes: Sequence[Change], deciding: Sequence[str] = ()) -> tuple[ChangeVerdict, str]:
     """Return the verdict of a case and the sentences that decide it: the gravest of its deciding metrics.
 
-    A metric that is only watched counts where it regressed or is invalid.
+    A metric that is only watched counts where it regressed or is invalid; ``deciding`` are metrics that decide as well.
     """
-    counting = [c for c in changes if METRICS[c.metric].gate == "decides" or c.verdict in ("regressed", "invalid")]
+    counting = [c for c in changes if _decides(c.metric, deciding) or c.verdict in ("regressed", "invalid")]
     if not counting:
         return "inconclusive", "Nothing was measured that decides."
     verdict = min((change.verdict for change in counting), key=CHANGE_GRAVITY.index)
     telling = [change for change in counting if change.verdict == verdict]
-    deciding = [change for change in telling if METRICS[change.metric].gate == "decides"]
-    return verdict, " ".join(change.text for change in deciding or telling)
+    first = [change for change in telling if _decides(change.metric, deciding)]
+    return verdict, " ".join(change.text for change in first or telling)
 
 
 def exact_p(sides: Sides, alpha: float) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from conformance.hardware.host import cpu_list
 from conformance.records import Record, Run
 from conformance.stacks.compatibility import TENSORFLOWS
 
@@ -25,7 +26,8 @@ OF_A_STACK = {
 }
 # What a header tells of its machine and is installed on it: another version of these is no other machine.
 SOFTWARE = ("accelerators_driver", "accelerators_firmware", "synapseai")
-OWN_VARIABLES = ("PYTHONPATH",)  # names the directory of the run
+OWN_VARIABLES = ("PYTHONPATH", "CONFORMANCE_LAUNCH")  # they name the directory of the run
+SIDE_BY_SIDE = ("throughput", "latency")  # the modes in which several instances run at once
 ABSENT = "none"
 
 
@@ -108,13 +110,17 @@ def _launch(run: Run, record: Record) -> dict[str, str]:
     if not record.launched:
         return {f"variable {name}": value for name, value in run.header.environment.items()}
     launched = record.launched[0]
+    together = record.launched if record.mode in SIDE_BY_SIDE else record.launched[:1]  # the rest ran at other times
     variables = {**run.header.environment, **launched.env}
     told = {f"variable {name}": value or "" for name, value in variables.items() if name not in OWN_VARIABLES}
     return {
         **told,
         "intra-op threads": str(launched.intra_op_threads),
         "inter-op threads": str(launched.inter_op_threads),
+        "instances": str(len(together)),
         "cores": str(len(launched.cpus)),
+        "CPUs": " and ".join(cpu_list(one.cpus) for one in together if one.cpus),
+        "memory nodes": " and ".join(cpu_list(one.memory_nodes) for one in together if one.memory_nodes),
         "ranks": str(len(launched.ranks) or 1),
     }
 

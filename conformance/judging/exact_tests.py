@@ -18,13 +18,22 @@ def attainable(n: int, other: int | None = None) -> float:
     return min(1.0, 2 / ways)
 
 
+def least_pairs(alpha: float) -> int:
+    """Return how many pairs a test at ``alpha`` takes, by whichever of the two tests takes fewer.
+
+    >>> least_pairs(0.016), least_pairs(0.004)
+    (5, 6)
+    """
+    return next(n for n in range(1, MOST) if attainable(n, n) <= alpha)
+
+
 def least_repeats(alpha: float, base: int, paired: bool) -> str:
     """Say how many repeats a test at ``alpha`` takes: of each side for pairs, else beside so many of the base.
 
     >>> least_repeats(0.01, 3, True), least_repeats(0.01, 6, False), least_repeats(0.01, 1, False)
     ('which takes 5 pairs', 'which takes 4 repeats', 'which takes 5 repeats of the base too')
     """
-    both = next(n for n in range(1, MOST) if attainable(n, n) <= alpha)
+    both = least_pairs(alpha)
     if paired:
         return f"which takes {both} pairs"
     enough = next((n for n in range(1, MOST) if attainable(base, n) <= alpha), MOST)

@@ -5,6 +5,9 @@ of the runs' medians. The cost of a level is the sum of the distances from its m
 more than it must; a change costs ``PENALTY`` standard deviations of the noise. At 6, about one series in a hundred of 5
 to 40 equal runs seems to change, with heavy tails or without. A level has two runs or more: a run by itself is an
 outlier until another is like it.
+
+A level is judged by a reference: the best level since one that was accepted or that regressed. So small steps regress
+where they add up to more than is allowed, and a regression stands until a level is that close to its reference again.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Literal, NamedTuple
 
 from conformance.cases.metrics import METRICS
 from conformance.errors import UsageError
+from conformance.judging.change import MAX_LOSS, MAX_SLOWDOWN
 from conformance.judging.differences import differences, machine
 from conformance.records import Record, Run
 from conformance.records.accepted import Accepted
@@ -25,7 +29,7 @@ FEWEST_RUNS = 5
 SMALLEST_LEVEL = 2
 MEASURED = ("inside", "outside", "unjudged", "unstable")
 
-Step = Literal["regressed", "improved"]
+Step = Literal["regressed", "improved", "within the limit"]
 
 
 class Key(NamedTuple):
@@ -58,15 +62,19 @@ class Level(NamedTuple):
 
 
 class Shift(NamedTuple):
-    """From the run ``first`` on a metric is another: what differs between that run and the one before."""
+    """From the run ``first`` on a metric is another: what differs between that run and the one before.
+
+    ``step`` is from the ``reference``, the level by which this one is judged.
+    """
 
     first: Point
     before: float
     after: float
+    reference: float
     step: Step
     differences: tuple[str, ...]
     accepted: str  # the reason, or empty
-    stands: bool  # worse, not accepted, and the level before was not reached again
+    stands: bool  # regressed, not accepted, and the reference was not reached again
 
 
 class History(NamedTuple):
@@ -78,13 +86,18 @@ class History(NamedTuple):
     shifts: tuple[Shift, ...]
 
 
-def histories(runs: Iterable[Run], accepted: Sequence[Accepted] = ()) -> tuple[History, ...]:
-    """Return the history of every metric that decides, of every case, machine, profile and batch apart."""
+def histories(
+    runs: Iterable[Run], accepted: Sequence[Accepted] = (), max_slowdown: float = MAX_SLOWDOWN
+) -> tuple[History, ...]:
+    """Return the history of every metric that decides, of every case, machine, profile and batch apart.
+
+    A level that is worse by no more than ``max_slowdown``, or 1 % of an accuracy, is within the limit.
+    """
     tracks: dict[Key, list[Point]] = {}
     for run in sorted(runs, key=lambda run: run.header.started_at):
         for key, point in _points(run):
             tracks.setdefault(key, []).append(point)
-    return tuple(_history(key, points, accepted) for key, points in tracks.items())
+    return tuple(_history(key, points, accepted, max_slowdown) for key, points in tracks.items())
 
 
 def levels(values: Sequence[float]) -> tuple[Level, ...]:
@@ -146,25 +159,37 @@ def machine_name(run: Run) -> str:
     return f"{host.get('model_name', 'unknown')} ({digest})"
 
 
-def _history(key: Key, points: Sequence[Point], accepted: Sequence[Accepted]) -> History:
+def _history(key: Key, points: Sequence[Point], accepted: Sequence[Accepted], max_slowdown: float) -> History:
+    metric = METRICS[key.metric]
+    limit, sign = math.log1p(max_slowdown if metric.speed else MAX_LOSS), 1 if metric.better == "lower" else -1
     found = levels([point.value for point in points])
     reasons = _reasons(key, points, accepted)
+    references: list[tuple[float, int | None]] = [(found[0].value, None)]  # each but the first with its regression
     shifts = []
-    for before, after in zip(found, found[1:], strict=False):
+
+    def worse(value: float, reference: float) -> float:
+        return sign * math.log(value / reference)
+
+    for place, (before, after) in enumerate(zip(found, found[1:], strict=False)):
         first, last = points[after.first], points[after.first - 1]
-        worse = (after.value > before.value) == (METRICS[key.metric].better == "lower")
+        reference = references[-1][0]
+        by = worse(after.value, reference)
+        step: Step = "regressed" if by > limit else "improved" if by < -limit else "within the limit"
         reason = next((text for place, text in reasons if place >= after.first), "")
-        shifts.append(
-            Shift(
-                first=first,
-                before=before.value,
-                after=after.value,
-                step="regressed" if worse else "improved",
-                differences=differences(last.run, last.record, first.run, first.record),
-                accepted=reason,
-                stands=worse and not reason and _nearer(found[-1].value, after.value, before.value),
-            )
-        )
+        told = differences(last.run, last.record, first.run, first.record)
+        shifts.append(Shift(first, before.value, after.value, reference, step, told, reason, stands=False))
+        if reason:
+            references = [(after.value, None)]
+        elif step == "regressed":
+            references.append((after.value, place))
+        else:
+            while len(references) > 1 and worse(after.value, references[-2][0]) <= limit:
+                references.pop()
+            best, regression = references[-1]
+            references[-1] = min(best, after.value, key=lambda value: sign * value), regression
+    for _, regression in references:
+        if regression is not None:
+            shifts[regression] = shifts[regression]._replace(stands=True)
     return History(key, tuple(points), found, tuple(shifts))
 
 
@@ -172,8 +197,5 @@ def _reasons(key: Key, points: Sequence[Point], accepted: Sequence[Accepted]) ->
     """Return where levels were accepted in a series, and why."""
     places = {point.run.header.run: place for place, point in enumerate(points)}
     held = [entry for entry in accepted if entry.holds_for(key.case, key.metric) and entry.run in places]
-    return sorted((places[entry.run], entry.reason) for entry in held)
-
-
-def _nearer(value: float, one: float, other: float) -> bool:
-    return abs(math.log(value / one)) < abs(math.log(value / other))
+    of_the_stack = [entry for entry in held if not key.stack or entry.stack in (None, key.stack)]
+    return sorted((places[entry.run], entry.reason) for entry in of_the_stack)

@@ -19,20 +19,21 @@ import msgspec
 
 from conformance.cases.metrics import METRICS
 from conformance.errors import UsageError
-from conformance.judging.answers import judge_answers, read_answers
+from conformance.judging.answers import judge_top1
 from conformance.judging.attribution import changed_between
-from conformance.judging.change import ALPHA, judge_change, judge_changes, verdict_of
+from conformance.judging.baseline import Base, bases, not_comparable, representative, same_case
+from conformance.judging.change import ALPHA, judge_change, judge_changes, share_of_alpha, verdict_of
 from conformance.judging.differences import differences, machine_differences, same_machine
 from conformance.records import Change, ChangeVerdict, Comparison, Record, Run
 from conformance.records.accepted import Baseline
 
 CEILING, SHARE, SPEED = "ceiling_flop_per_s", "ceiling_share", "throughput_images_per_s"
 CHANGED: tuple[ChangeVerdict, ...] = ("regressed", "improved")
-BITS = "correct_bits"
 SIDE_BY_SIDE = "Run both stacks side by side: --stack base=NAME --stack new=NAME."
-MEASURED = ("inside", "outside", "unjudged", "unstable")
-# What is comparable between machines: ratios of two measurements of the same machine, and accuracies.
-BETWEEN_MACHINES = ("top1", "top5", "ceiling_share", "speedup_over_fp32", "scaling_efficiency")
+# What is comparable between machines: ratios of two measurements of the same machine, and accuracies. All but top-5
+# decide there, for no speed does.
+BETWEEN_MACHINES = ("top1", "top5", SHARE, "speedup_over_fp32", "scaling_efficiency")
+DECIDE_BETWEEN_MACHINES = tuple(name for name in BETWEEN_MACHINES if name != "top5")
 
 Values = dict[str, tuple[float, ...]]
 
@@ -47,32 +48,35 @@ def compare_case(
     machines are compared by ratios only, with ``cross_machine``. Lower accuracies and missing metrics are no accident
     of a machine: they are judged as they are. ``alpha`` is the error of this look, where there are several.
     """
-    record = _representative(records)
-    metrics = [name for name, values in gated(records).items() if not cross_machine or name in BETWEEN_MACHINES]
-    bases = {name: baseline.run_for(record.case, name) for name in metrics} or {"": baseline.run}
-    main = next(iter(bases.values()))
-    base_records = same_case(main, record)
-    about = f"{base_records[0].stack if base_records else 'none'} of {main.header.run}"
-    why_not = _no_baseline(main, base_records, new, records, cross_machine)
-    if why_not:
-        known = differences(main, _representative(base_records), new, record) if base_records else ()
+    record = representative(records)
+    metrics = [name for name in gated(records) if not cross_machine or name in BETWEEN_MACHINES]
+    judged_from = bases(baseline, new, records, metrics, cross_machine)
+    main = next(iter(judged_from.values()))
+    about = f"{main.records[0].stack if main.records else 'none'} of {main.run.header.run}"
+    each = list({id(base): base for base in judged_from.values()}.values())
+    why_not = next(filter(None, (not_comparable(base, new, records, cross_machine) for base in each)), "")
+    base = representative(main.records) if main.records else None
+    known = differences(main.run, base, new, record) if base else ()
+    if base is None or why_not:
         return _comparison(record, new, about, "no baseline", why_not, (), known)
     changes: list[Change] = []
-    for run in {id(run): run for run in bases.values()}.values():
-        judged = _judged(same_case(run, record), records, max_slowdown, cross_machine, alpha)
-        answers = _answers(run, same_case(run, record), new, records)
+    for one in each:
+        judged = _judged(one.records, records, max_slowdown, cross_machine, alpha)
+        top1 = _top1(one, new, records)
         changes += [
-            answers if answers and change.metric == answers.metric else change
+            top1 if top1 and change.metric == "top1" else change
             for change in judged
-            if bases.get(change.metric, main) is run
+            if judged_from.get(change.metric, main) is one
         ]
-    verdict, reason = verdict_of(changes)
+    if cross_machine and not changes:
+        told = f"Machines are compared by ratios and accuracies, and {record.case!r} has neither."
+        return _comparison(record, new, about, "no baseline", told, (), known)
+    verdict, reason = verdict_of(changes, DECIDE_BETWEEN_MACHINES if cross_machine else ())
     if not any(one.metrics for one in records):
         reason = f"It was not measured: {record.reason} {reason}"
-    base = _representative(base_records)
-    told = [*_accepted(baseline, record, metrics), *differences(main, base, new, record), *_noise(base, record)]
-    compared = _comparison(record, new, about, verdict, reason, tuple(changes), tuple(told))
-    kernels = changed_between(base, Path(main.directory), record, Path(new.directory))
+    kernels, unread = changed_between(base, Path(main.run.directory), record, Path(new.directory))
+    told_too = (*_accepted(judged_from), *known, *unread, *_noise(base, record))
+    compared = _comparison(record, new, about, verdict, reason, tuple(changes), told_too)
     return msgspec.structs.replace(compared, kernels=kernels)
 
 
@@ -96,14 +100,6 @@ def compare_run(
     )
 
 
-def same_case(run: Run, record: Record) -> tuple[Record, ...]:
-    """Return the repeats of a record's case: on the stack of that name, or on the first where there is none."""
-    found = [one for one in run.records if (one.suite, one.case) == (record.suite, record.case)]
-    stacks = list(dict.fromkeys(one.stack for one in found))
-    stack = record.stack if record.stack in stacks else "base" if "base" in stacks else next(iter(stacks), "")
-    return tuple(one for one in found if one.stack == stack)
-
-
 def gated(records: Sequence[Record]) -> Values:
     """Return the values of every repeat by metric, of those that are a gate's business; NaN where one has none.
 
@@ -119,37 +115,13 @@ def _values(records: Sequence[Record], name: str) -> tuple[float, ...]:
     return tuple(value for values in each for value in values)
 
 
-def _no_baseline(
-    base: Run, base_records: Sequence[Record], new: Run, records: Sequence[Record], cross_machine: bool
-) -> str:
-    """Return why a case of a run has nothing to be compared with; empty where it has."""
-    record, run = records[0], base.header.run
-    if not base_records:
-        return f"{run} holds no record of {record.case!r}."
-    if not any(one.verdict in MEASURED for one in base_records):
-        return f"{run} has not measured {record.case!r}: {base_records[0].reason}"
-    if cross_machine:
-        return ""
-    if not same_machine(base, new):
-        return f"{run} was made on another machine: {machine_differences(base, new)}."
-    one, other = _representative(base_records), _representative(records)
-    if one.profile != other.profile:
-        return f"{run} was driven as profile {one.profile!r} says, and this run as {other.profile!r}."
-    if None not in (one.batch_size, other.batch_size) and one.batch_size != other.batch_size:
-        return (
-            f"{run} measured {record.case!r} with batch {one.batch_size}, and this run with batch {other.batch_size}."
-        )
-    return ""
-
-
 def _judged(
     base: Sequence[Record], new: Sequence[Record], max_slowdown: float, cross_machine: bool, alpha: float
 ) -> tuple[Change, ...]:
     gate: dict[str, Any] = {"paired": False, "max_slowdown": max_slowdown, "alpha": alpha}
     one, other = gated(base), gated(new)
     if cross_machine:
-        one, other = ({name: side[name] for name in BETWEEN_MACHINES if name in side} for side in (one, other))
-        return judge_changes(one, other, **gate)
+        return _between_machines(one, other, max_slowdown, alpha)
     measured = judge_changes(one, other, **gate)
     ceilings = _values(base, CEILING), _values(new, CEILING)
     if not all(math.isfinite(value) for side in ceilings for value in side):
@@ -166,16 +138,22 @@ def _judged(
     )
 
 
-def _answers(base: Run, base_records: Sequence[Record], new: Run, records: Sequence[Record]) -> Change | None:
-    """Return how top-1 differs by the answers to the same images; None where these are not known."""
-    one, other = (next((r for r in side if BITS in r.artefacts), None) for side in (base_records, records))
-    if one is None or other is None or one.metrics.get("images") != other.metrics.get("images"):
+def _between_machines(base: Values, new: Values, max_slowdown: float, alpha: float) -> tuple[Change, ...]:
+    names = [name for name in BETWEEN_MACHINES if name in base or name in new]
+    return tuple(
+        judge_change(
+            name, base.get(name, ()), new.get(name, ()), paired=False, max_slowdown=max_slowdown,
+            alpha=share_of_alpha(name, names, alpha, DECIDE_BETWEEN_MACHINES),
+        )
+        for name in names
+    )  # fmt: skip
+
+
+def _top1(base: Base, new: Run, records: Sequence[Record]) -> Change | None:
+    """Return how top-1 differs by images; None where it was not measured once on each side: seeds differ, too."""
+    if any(len(_values(side, "top1")) != 1 for side in (base.records, records)):
         return None
-    data = [record.inputs["data"].sha256 for record in (one, other) if "data" in record.inputs]
-    files = [Path(run.directory, record.artefacts[BITS].path) for run, record in ((base, one), (new, other))]
-    if len(data) < 2 or None in data or data[0] != data[1] or not all(file.is_file() for file in files):
-        return None
-    return judge_answers(read_answers(one, Path(base.directory)), read_answers(other, Path(new.directory)))
+    return judge_top1(base.records[0], Path(base.run.directory), records[0], Path(new.directory))
 
 
 def _of_ceiling(values: Mapping[str, tuple[float, ...]], ceilings: Sequence[float]) -> Values:
@@ -215,14 +193,15 @@ def _ratio(change: Change) -> str:
     return f"{change.ratio:.3f}{interval}"
 
 
-def _accepted(baseline: Baseline, record: Record, metrics: Sequence[str]) -> list[str]:
-    levels = {name: baseline.level(record.case, name) for name in metrics}
+def _accepted(bases: Mapping[str, Base]) -> list[str]:
     told: dict[str, list[str]] = {}
-    for name, level in levels.items():
-        if level is not None:
-            told.setdefault(f"accepted in {level.run}: {level.reason}", []).append(METRICS[name].label)
+    for name, base in bases.items():
+        if base.level is not None:
+            told.setdefault(f"accepted in {base.level.run}: {base.level.reason}", []).append(name)
+    everything = "everything is"
     return [
-        f"{'everything is' if len(names) == len(metrics) else ', '.join(names) + ':'} judged by the level {text}"
+        f"{everything if len(names) == len(bases) else ', '.join(METRICS[name].label for name in names) + ':'} "
+        f"judged by the level {text}"
         for text, names in told.items()
     ]
 
@@ -235,11 +214,6 @@ def _noise(base: Record, new: Record) -> list[str]:
         for name, one in sides
         if one.noise and one.noise.reasons
     ]
-
-
-def _representative(records: Sequence[Record]) -> Record:
-    """Return the first repeat that was measured, or the first."""
-    return next((record for record in records if record.verdict in MEASURED), records[0])
 
 
 def _comparison(

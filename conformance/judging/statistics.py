@@ -82,6 +82,17 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
     )
 
 
+def share_difference(right: int, n: int, other_right: int, other_n: int) -> tuple[float, float]:
+    """Return the 95 % interval of the second share less the first, of different images.
+
+    From Wilson's intervals of both shares (Newcombe 1998, method 10), without continuity correction.
+    """
+    (low, high), (other_low, other_high) = wilson(right, n), wilson(other_right, other_n)
+    share, other = right / n, other_right / other_n
+    below, above = math.hypot(other - other_low, high - share), math.hypot(other_high - other, share - low)
+    return other - share - below, other - share + above
+
+
 def mcnemar(first: Sequence[bool | int], second: Sequence[bool | int]) -> McNemar:
     """Compare two models by their correctness bits of the same images, in the same order.
 

@@ -21,7 +21,7 @@ from typing import cast
 
 import conformance
 from conformance.errors import HarnessFault, UsageError
-from conformance.launch.placement import cpu_list
+from conformance.hardware.host import cpu_list
 from conformance.records import Launched
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from conformance.errors import HarnessFault
-from conformance.launch.placement import cpu_list
+from conformance.hardware.host import cpu_list
 
 _POLL_S = 0.05
 

@@ -61,21 +61,6 @@ def cores_by_turn(host: Host, turns: Sequence[tuple[int, int]], each: int) -> tu
     return tuple(owned[socket][turn * each : (turn + 1) * each] for socket, turn in turns)
 
 
-def cpu_list(cpus: Iterable[int]) -> str:
-    """Write CPU ids as taskset and numactl read them.
-
-    >>> cpu_list([0, 1, 2, 5])
-    '0-2,5'
-    """
-    runs: list[list[int]] = []
-    for cpu in sorted(cpus):
-        if runs and cpu == runs[-1][1] + 1:
-            runs[-1][1] = cpu
-        else:
-            runs.append([cpu, cpu])
-    return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in runs)
-
-
 def _require_positive(request: Request) -> None:
     for name in ("num_cores", "num_inter_threads", "num_intra_threads", "num_instances"):
         value = getattr(request, name)

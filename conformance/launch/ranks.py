@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from conformance.cases import Precision
-from conformance.hardware.host import Host
+from conformance.hardware.host import Host, cpu_list
 from conformance.hardware.profile import Drive, Launcher
 from conformance.launch import habana
 from conformance.launch.groups import LAUNCH_VARIABLE, slurm_name
 from conformance.launch.layout import Layout, Machine, Ranks, lay_out, machine_list, ranks_here
-from conformance.launch.placement import Request, cpu_list
+from conformance.launch.placement import Request
 from conformance.launch.rules import Composed, allocator, environment, hpu_environment, thread_variables
 from conformance.records import Launched
 

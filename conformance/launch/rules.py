@@ -15,10 +15,10 @@ import msgspec
 import conformance
 from conformance.cases import Precision
 from conformance.errors import HarnessFault
-from conformance.hardware.host import Host
+from conformance.hardware.host import Host, cpu_list
 from conformance.hardware.profile import Drive
 from conformance.launch import habana
-from conformance.launch.placement import Placement, Request, cpu_list
+from conformance.launch.placement import Placement, Request
 from conformance.records import Launched
 
 LIBRARY_DIRECTORIES = (Path("/usr/lib"), Path("/usr/lib64"), Path("/usr/lib/x86_64-linux-gnu"))

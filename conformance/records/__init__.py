@@ -225,7 +225,7 @@ class Comparison(
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="line", tag="header"):
-    """Where and with what a run was made."""
+    """Where and with what a run was made; ``order_seed`` drew the order of stacks that took turns."""
 
     run: str
     started_at: str
@@ -236,6 +236,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     stacks: dict[str, dict[str, Any]]
     environment: dict[str, str]
     hardware_differences: tuple[str, ...] = ()
+    order_seed: int | None = None
     schema: int = SCHEMA
 
 

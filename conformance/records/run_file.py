@@ -29,6 +29,10 @@ class _Probe(msgspec.Struct, frozen=True):
     schema: int
 
 
+class _Named(msgspec.Struct, frozen=True):
+    run: str = ""
+
+
 def run_name(started: datetime) -> str:
     """Return a fresh name such as ``run-20261121-120301-4f2a``."""
     return f"run-{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
@@ -166,6 +170,22 @@ def read_run(path: Path) -> Run:
     footer = body[-1] if body and isinstance(body[-1], Footer) else None
     records, comparisons = _judged(file, body if footer is None else body[:-1])
     return Run(directory=str(file.parent), header=header, records=records, footer=footer, comparisons=comparisons)
+
+
+def name_of(directory: Path) -> str:
+    """Return the name in the header of a run, whatever its directory is called; empty where there is none."""
+    try:
+        with (directory / RUN_FILE).open("rb") as file:
+            return msgspec.json.decode(file.readline(), type=_Named).run
+    except (OSError, UnicodeDecodeError, msgspec.DecodeError):
+        return ""
+
+
+def written(directory: Path) -> tuple[list[Record], list[Comparison]]:
+    """Return what a run that goes on has written so far, which may be nothing."""
+    file = directory / RUN_FILE
+    lines = [_line(file, number, data) for number, data in enumerate(_whole_lines(file), start=1)]
+    return [one for one in lines if isinstance(one, Record)], [one for one in lines if isinstance(one, Comparison)]
 
 
 def _whole_lines(file: Path) -> list[bytes]:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from conformance.records import Run
+from conformance.records.exit_status import FAULT, INTERRUPTED, MEANINGS, USAGE
 from conformance.reports.details import size, spans
 from conformance.reports.entries import ABSENT, counted_aloud, moment, package_version, time_of
 from conformance.reports.tables import Cell, Row, Table, table
@@ -20,7 +21,7 @@ _KNOWN = {
     "ITEX": ("intel-extension-for-tensorflow",),
     "SynapseAI": ("synapse", "habana-tensorflow"),
 }
-_EXITS = {2: "it was interrupted", 3: "pytest had an internal error", 4: "the harness could not go on"}
+_EARLY = (INTERRUPTED, FAULT, USAGE)
 
 
 class Fact(NamedTuple):
@@ -56,8 +57,8 @@ def _warnings(run: Run, name: str, several: bool) -> list[str]:
     said = []
     if run.footer is None:
         said.append(f"{this} did not end by itself: its footer is missing. Cases it had not finished are not here.")
-    elif run.footer.exit_status in _EXITS:
-        said.append(f"{this} ended early: {_EXITS[run.footer.exit_status]} (exit status {run.footer.exit_status}).")
+    elif run.footer.exit_status in _EARLY:
+        said.append(f"{this} ended early: {MEANINGS[run.footer.exit_status]} (exit status {run.footer.exit_status}).")
     counted = sum(run.footer.counts.values()) if run.footer else len(run.records)
     if counted != len(run.records):
         said.append(f"{this} counted {counted} cases in its footer, and its file holds {len(run.records)}.")
