@@ -6,10 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from conformance.judging.differences import machine_differences, same_machine
-from conformance.records import Record, Run
+from conformance.records import MEASURED, Record, Run
 from conformance.records.accepted import Accepted, Baseline
-
-MEASURED = ("inside", "outside", "unjudged", "unstable")
 
 
 class Base(NamedTuple):

@@ -24,8 +24,6 @@ OF_A_STACK = {
     "mpi": "Open MPI",
     "horovod_built": "Horovod built for",
 }
-# What a header tells of its machine and is installed on it: another version of these is no other machine.
-SOFTWARE = ("accelerators_driver", "accelerators_firmware", "synapseai")
 OWN_VARIABLES = ("PYTHONPATH", "CONFORMANCE_LAUNCH")  # they name the directory of the run
 SIDE_BY_SIDE = ("throughput", "latency")  # the modes in which several instances run at once
 ABSENT = "none"
@@ -68,18 +66,13 @@ def facts(run: Run, record: Record) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def machine(run: Run) -> dict[str, Any]:
-    """Return what the machine of a run is, without the software that its header tells with it."""
-    return {name: value for name, value in run.header.host.items() if name not in SOFTWARE}
-
-
 def same_machine(base: Run, new: Run) -> bool:
-    return machine(base) == machine(new)
+    return base.machine == new.machine
 
 
 def machine_differences(base: Run, new: Run) -> str:
     """Return in words how one machine is not the other."""
-    one, other = machine(base), machine(new)
+    one, other = base.machine, new.machine
     told = [
         _changed(name.replace("_", " "), _words(one.get(name)), _words(other.get(name)))
         for name in dict.fromkeys([*one, *other])

@@ -20,14 +20,13 @@ from typing import Literal, NamedTuple
 from conformance.cases.metrics import METRICS
 from conformance.errors import UsageError
 from conformance.judging.change import MAX_LOSS, MAX_SLOWDOWN
-from conformance.judging.differences import differences, machine
-from conformance.records import Record, Run
+from conformance.judging.differences import differences
+from conformance.records import MEASURED, Record, Run
 from conformance.records.accepted import Accepted
 
 PENALTY = 6.0
 FEWEST_RUNS = 5
 SMALLEST_LEVEL = 2
-MEASURED = ("inside", "outside", "unjudged", "unstable")
 
 Step = Literal["regressed", "improved", "within the limit"]
 
@@ -154,7 +153,7 @@ def machine_name(run: Run) -> str:
     import hashlib
     import json
 
-    host = machine(run)
+    host = run.machine
     digest = hashlib.sha256(json.dumps(host, sort_keys=True).encode()).hexdigest()[:12]
     return f"{host.get('model_name', 'unknown')} ({digest})"
 

@@ -14,12 +14,15 @@ import msgspec
 SCHEMA = 2
 READABLE = (1, 2)  # the first had neither repeats nor comparisons
 RUN_FILE = "run.jsonl"
+# What a header tells of its machine and is installed on it: another version of these is no other machine.
+SOFTWARE = ("accelerators_driver", "accelerators_firmware", "synapseai")
 
 Verdict = Literal["inside", "outside", "unjudged", "unstable", "invalid", "not run"]
 ChangeVerdict = Literal["regressed", "improved", "same", "inconclusive", "invalid", "no baseline"]
 
 # From the word that decides a case most to the one that decides it least.
 GRAVITY: tuple[Verdict, ...] = ("invalid", "outside", "unstable", "not run", "unjudged", "inside")
+MEASURED: tuple[Verdict, ...] = ("inside", "outside", "unjudged", "unstable")
 CHANGE_GRAVITY: tuple[ChangeVerdict, ...] = (
     "invalid", "regressed", "inconclusive", "no baseline", "improved", "same",
 )  # fmt: skip
@@ -259,6 +262,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     records: tuple[Record, ...]
     footer: Footer | None
     comparisons: tuple[Comparison, ...] = ()
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """What its machine is, without the software that the header tells with it."""
+        return {name: value for name, value in self.header.host.items() if name not in SOFTWARE}
 
 
 def worst(verdicts: list[Verdict]) -> Verdict:
