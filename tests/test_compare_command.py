@@ -17,7 +17,7 @@ from report_examples import accuracy, footer, not_run
 
 from conformance.cli import main
 from conformance.judging.differences import differences, facts
-from conformance.judging.runs import compare_case, compare_run
+from conformance.judging.runs import compare_case, compare_run, compare_stacks
 from conformance.launch.layout import Ranks
 from conformance.launch.placement import Request
 from conformance.launch.ranks import compose_ranks
@@ -410,10 +410,37 @@ def test_a_case_without_ratios_has_no_baseline_on_another_machine() -> None:
     assert found.reason == "Machines are compared by ratios and accuracies, and 'fp32-latency-b1' has neither."
 
 
+def turns(*step_s: float) -> tuple[Record, ...]:
+    """Return repeats of two stacks that took turns, the last of them without its pair."""
+    sides = zip(("base", "new"), (repeats(each, 7, seed=seed) for seed, each in enumerate(step_s)), strict=True)
+    found = [msgspec.structs.replace(record, stack=name) for name, side in sides for record in side]
+    return tuple(sorted(found, key=lambda record: record.repeat))[:-1]
+
+
+def test_the_stacks_of_a_run_that_was_killed_are_compared_by_their_whole_pairs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stacks = {"base": stack()["tf"], "new": stack("2.21.0")["tf"]}
+    killed = write(tmp_path, head("aaaa", stacks=stacks, order_seed=7), turns(0.010, 0.015))
+    assert main(["compare", str(killed)]) == 1
+    told = capsys.readouterr().out
+    assert "regressed  inference fp32-latency-b1, base -> new" in told and "6 pairs: regressed, p = 0.0" in told
+    assert "differs: TensorFlow 2.15.1 -> 2.21.0" in told
+    (comparison,) = compare_stacks(read_run(killed), max_slowdown=0.6)
+    assert (comparison.verdict, comparison.order_seed, comparison.paired) == ("same", 7, True)
+
+
+def test_what_a_session_said_of_its_stacks_is_not_judged_again() -> None:
+    slower = run(turns(0.010, 0.015), stacks={"base": {}, "new": {}})
+    (judged,) = compare_stacks(slower, max_slowdown=0.03)
+    said = msgspec.structs.replace(judged, verdict="inconclusive", reason="as it was said")
+    assert compare_stacks(msgspec.structs.replace(slower, comparisons=(said,)), max_slowdown=0.03) == (said,)
+
+
 @pytest.mark.parametrize(
     ("argv", "error"),
     [
-        ("compare RUN", "is one run; two or more can be compared."),
+        ("compare RUN", "is one run of one stack."),
         ("compare RUN RUN --max-slowdown lots", "Argument --max-slowdown: 'lots' is not allowed"),
         ("compare RUN nowhere", "There is no run file 'nowhere'."),
         ("accept RUN --case other --reason x", "Unknown case 'other'; known: fp32-latency-b1."),

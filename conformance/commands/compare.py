@@ -1,4 +1,4 @@
-"""``conformance compare``: runs made at different times, the first of them the base."""
+"""``conformance compare``: runs made at different times, the first of them the base, or the stacks of one run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ def add(subparsers: Subparsers) -> None:
 
     about = "judge runs made at different times, case by case, beside the first of them"
     compare = command(subparsers, "compare", compare_command, about)
-    compare.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="directory of a run; the first is the base")
+    compare.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        type=Path,
+        help="directory of a run; the first is the base, and of one its stacks are compared",
+    )
     compare.add_argument(
         "--max-slowdown", metavar="SHARE", type=slowdown, default=MAX_SLOWDOWN, help="such as 3%% (default: 3%%)"
     )
@@ -36,19 +42,19 @@ def add(subparsers: Subparsers) -> None:
 
 
 def compare_command(args: argparse.Namespace) -> int:
-    from conformance.judging.runs import compare_run
+    from conformance.judging.runs import compare_run, compare_stacks
     from conformance.records.accepted import Baseline
     from conformance.records.run_file import read_run
 
-    if len(args.runs) < 2:
-        told = f"{str(args.runs[0])!r} is one run; two or more can be compared."
-        raise UsageError(told, "Give the base first, then each run to judge. Stacks of one run are in its report.")
     base, *others = (read_run(path) for path in args.runs)
+    if not others and len(base.header.stacks) < 2:
+        told = f"{str(args.runs[0])!r} is one run of one stack."
+        raise UsageError(told, "Give the base first, then each run to judge; or a run in which stacks took turns.")
     baseline = Baseline(base)
     judged = [
         (run, compare_run(baseline, run, max_slowdown=args.max_slowdown, cross_machine=args.cross_machine))
         for run in others
-    ]
+    ] or [(base, compare_stacks(base, max_slowdown=args.max_slowdown))]
     for run, comparisons in judged:
         _print(base, run, comparisons)
     _write(args, judged)
@@ -70,7 +76,7 @@ def _status(comparisons: Sequence[Comparison], strict: bool) -> int:
 def _print(base: Run, new: Run, comparisons: Sequence[Comparison]) -> None:
     from conformance.reports.changes import common_differences, counted, gravest_first
 
-    print(f"base  {_run_line(base)}\nnew   {_run_line(new)}")
+    print(f"run   {_run_line(new)}" if base is new else f"base  {_run_line(base)}\nnew   {_run_line(new)}")
     common = common_differences(comparisons)
     for told in common:
         print(f"differs: {told}")
@@ -89,7 +95,8 @@ def _print(base: Run, new: Run, comparisons: Sequence[Comparison]) -> None:
 def _print_case(comparison: Comparison, common: Sequence[str]) -> None:
     from conformance.reports.changes import kernel_words
 
-    print(f"{comparison.verdict:>12}  {comparison.suite} {comparison.case}")
+    stacks = f", {comparison.base} -> {comparison.new}" if comparison.paired else ""
+    print(f"{comparison.verdict:>12}  {comparison.suite} {comparison.case}{stacks}")
     for told in comparison.differences:
         if told not in common:
             print(f"{'':14}differs: {told}")

@@ -100,6 +100,43 @@ def compare_run(
     )
 
 
+def compare_stacks(run: Run, *, max_slowdown: float) -> tuple[Comparison, ...]:
+    """Compare the stacks of a run that took turns: as its session did, or by the whole pairs of a case that it lost."""
+    known: dict[tuple[str, str], list[Comparison]] = {(one.suite, one.case): [] for one in run.records}
+    for comparison in run.comparisons:
+        known[comparison.suite, comparison.case].append(comparison)
+    return tuple(
+        comparison
+        for (suite, case), compared in known.items()
+        for comparison in compared or _by_whole_pairs(run, suite, case, max_slowdown)
+    )
+
+
+def _by_whole_pairs(run: Run, suite: str, case: str, max_slowdown: float) -> list[Comparison]:
+    found = [record for record in run.records if (record.suite, record.case) == (suite, case) and record.metrics]
+    base, *others = ({r.repeat: r for r in found if r.stack == stack} for stack in run.header.stacks)
+    directory, compared = Path(run.directory), []
+    for other in others:
+        numbers = sorted(base.keys() & other.keys())
+        if not numbers:
+            continue
+        sides = [tuple(side[number] for number in numbers) for side in (base, other)]
+        top1 = _top1(Base(run, sides[0]), run, sides[1])
+        judged = judge_changes(gated(sides[0]), gated(sides[1]), paired=True, max_slowdown=max_slowdown)
+        changes = tuple(top1 if top1 and change.metric == "top1" else change for change in judged)
+        verdict, reason = verdict_of(changes)
+        first, new = sides[0][0], sides[1][0]
+        kernels, unread = changed_between(first, directory, new, directory)
+        told = (*differences(run, first, run, new), *unread)
+        one = _comparison(new, run, first.stack, verdict, reason, changes, told)
+        compared.append(
+            msgspec.structs.replace(
+                one, new=new.stack, paired=True, order_seed=run.header.order_seed, kernels=kernels,
+            )
+        )  # fmt: skip
+    return compared
+
+
 def gated(records: Sequence[Record]) -> Values:
     """Return the values of every repeat by metric, of those that are a gate's business; NaN where one has none.
 
