@@ -13,7 +13,7 @@ from scipy import stats
 
 from conformance.cases import Band, Case
 from conformance.cases.training import Recipe, Schedule
-from conformance.fixtures.training_answer import correct, fallback_note, metrics, write_steps
+from conformance.fixtures.training_answer import correct, fallback_note, metrics, write_evaluations, write_steps
 from conformance.judging.training import loss_metrics, off_one_rank, step_metrics
 from conformance.judging.verdicts import Partial, judge_case
 from conformance.records import Noise
@@ -139,6 +139,15 @@ def test_every_step_has_its_line_and_a_resumed_run_counts_on(tmp_path: Path) -> 
     head, first, *others = (tmp_path / "steps.csv").read_text(encoding="utf-8").splitlines()
     assert head == "step,loss,rate,step_s,wait_s"
     assert first.split(",") == ["60", str(FALLING[0]), "0.1", "0.4", "0.0"] and len(others) == 119
+
+
+def test_every_evaluation_has_its_line(tmp_path: Path) -> None:
+    write_evaluations(tmp_path / "evaluations.csv", RESULT)
+    assert (tmp_path / "evaluations.csv").read_text(encoding="utf-8").splitlines() == [
+        "step,epoch,images,top1,top5",
+        "60,1,100,0.1,0.6",
+        "120,2,100,0.98,1.0",
+    ]
 
 
 def case(*bands: Band) -> Case:
