@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from flip_examples import Data, answered
 from report_examples import (
+    accuracy,
     dated_runs,
     full_run,
     gaudi_run,
@@ -23,6 +24,7 @@ from report_examples import (
     scaled,
     second_run,
     side_by_side,
+    speed,
     trained,
 )
 
@@ -105,6 +107,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     learned = (
         msgspec.structs.replace(trained(kept, "fp32"), case="resnext101_32x4d-fp32-2-ranks-digits-mpirun-convergence"),
         trained(kept, "bf16"),
+        scaled(),
+        *(accuracy(precision, 0.7651, 0.9307) for precision in ("fp32", "bf16")),
+        *(
+            msgspec.structs.replace(speed("int8", "latency", 1, seconds), case=f"resnext101_32x4d-int8-on-4-{end}")
+            for end, seconds in (("ranks-by-mpirun-without-a-host-file-smoke", 0.004), ("ranks-horovodrun-smoke", 0.04))
+        ),
     )
     runs = {
         "one": [full_run()],
@@ -382,6 +390,107 @@ def test_all_of_five_thousand_cases_can_be_found_sorted_and_shown(browser: Any, 
     assert symbol == "#verdict-outside"
 
 
+def test_a_row_beyond_the_first_says_as_much_as_they_do(browser: Any, pages: dict[str, Path]) -> None:
+    show(browser, pages["large"])
+    browser.find_element("css selector", ".filters input").send_keys("tf215 case 4999")
+    cells = browser.execute_script(
+        "return [...document.querySelector('#cases-judged tbody tr').cells].map(e => e.innerText.split('\\n'))"
+    )
+    assert cells[0] == ["fp32-latency-4999", "tf215"]
+    assert cells[3] == [large_run(5000).records[4999].judgements[0].text]
+
+
+def on_paper(browser: Any) -> str:
+    """Return the sentence below the cases that is printed, or nothing."""
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    told = browser.find_element("css selector", "[data-cut]").text
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    return told
+
+
+def test_paper_says_of_how_many_cases_it_has_the_first_and_which_were_asked_for(
+    browser: Any, pages: dict[str, Path]
+) -> None:
+    show(browser, pages["large"])
+    assert on_paper(browser) == "These are 100 of 5,000 cases."
+    assert browser.find_element("css selector", "[data-cut]").text == "", "on the screen the filters say it"
+    choose(browser, "Verdict", "inside")
+    browser.find_element("css selector", ".filters input").send_keys("tf215")
+    told = "verdict inside, the words \N{LEFT DOUBLE QUOTATION MARK}tf215\N{RIGHT DOUBLE QUOTATION MARK}"
+    assert on_paper(browser) == f"These are 100 of 5,000 cases, of 2,500 with {told}."
+    show(browser, pages["one"])
+    assert on_paper(browser) == ""
+
+
+def test_what_is_folded_is_unfolded_for_paper_and_folded_again(browser: Any, pages: dict[str, Path]) -> None:
+    show(browser, pages["one"])
+    browser.execute_script("document.querySelector('details.case').open = true")
+    counted = "return [...document.querySelectorAll('details')].filter(each => !each.open).length"
+    before = browser.execute_script(counted)
+    assert before > 10
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert browser.execute_script(counted) == 0
+    browser.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert browser.execute_script(counted) == before
+    assert browser.execute_script("return document.querySelector('details.case').open") is True
+
+
+def tap(browser: Any, x: float, y: float) -> None:
+    for kind, points in (("touchStart", [{"x": x, "y": y}]), ("touchEnd", [])):
+        browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+
+def tip(browser: Any) -> str | None:
+    shown = "const tip = document.querySelector('.tip'); return tip.hidden ? null : tip.textContent"
+    return browser.execute_script(shown)
+
+
+def test_a_tap_shows_the_value_of_a_mark_until_escape_or_a_scroll(browser: Any, pages: dict[str, Path]) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    show(browser, pages["one"], 390)
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 1})
+    try:
+        label, x, y = browser.execute_script(
+            "const mark = document.querySelector('#speed figure svg path[aria-label]');"
+            "mark.scrollIntoView({block: 'center'}); const at = mark.getBoundingClientRect();"
+            "return [mark.getAttribute('aria-label'), at.left + at.width / 2, at.top + at.height / 2]"
+        )
+        tap(browser, x, y)
+        WebDriverWait(browser, 5).until(lambda browser: tip(browser) == label)
+        ActionChains(browser).send_keys(Keys.ESCAPE).perform()
+        assert tip(browser) is None
+        tap(browser, x, y)
+        WebDriverWait(browser, 5).until(lambda browser: tip(browser) == label)
+        browser.execute_script("window.scrollBy(0, 300)")
+        WebDriverWait(browser, 5).until(lambda browser: tip(browser) is None)
+    finally:
+        browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
+def test_tables_that_scroll_take_the_focus_and_no_others(browser: Any, pages: dict[str, Path]) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    wrong = (
+        "return [...document.querySelectorAll('.scroll')]"
+        ".filter(each => each.scrollWidth > each.clientWidth !== (each.tabIndex === 0)).length"
+    )
+    reached = "return [...document.querySelectorAll('.scroll')].filter(each => each.tabIndex === 0).length"
+    counts = []
+    for width in (1280, 390):
+        show(browser, pages["one"], width)
+        open_all(browser)
+        WebDriverWait(browser, 5).until(lambda browser: browser.execute_script(wrong) == 0)
+        counts.append(browser.execute_script(reached))
+    assert counts[0] < 4 < counts[1]
+    show(browser, pages["one"], 1280)
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    WebDriverWait(browser, 5).until(lambda browser: browser.execute_script(reached) >= 4)
+
+
 def test_hostile_cases_beyond_the_first_rows_stay_text(browser: Any, tmp_path: Path) -> None:
     hostile = "<img src=x onerror=alert(1)></script><script>alert(1)</script>"
     run = large_run(130)
@@ -395,7 +504,7 @@ def test_hostile_cases_beyond_the_first_rows_stay_text(browser: Any, tmp_path: P
     assert browser.get_log("browser") == []
 
 
-@pytest.mark.parametrize("width", [1100, 1200, 1280])
+@pytest.mark.parametrize("width", [1100, 1200, 1280, 1700])
 def test_no_table_of_a_section_is_cut_on_a_usual_screen(browser: Any, pages: dict[str, Path], width: int) -> None:
     show(browser, pages["all"], width)
     open_all(browser)
@@ -404,6 +513,35 @@ def test_no_table_of_a_section_is_cut_on_a_usual_screen(browser: Any, pages: dic
         ".filter(each => each.scrollWidth > each.clientWidth + 1).map(each => each.ariaLabel)"
     )
     assert cut == []
+
+
+# Texts of charts that leave their chart or stand on one another, and the smallest type.
+_CHARTS = """
+const left = [], met = [], sizes = [];
+for (const svg of document.querySelectorAll('figure svg')) {
+  const place = svg.parentElement.getBoundingClientRect();
+  sizes.push(svg.getBoundingClientRect().width / svg.viewBox.baseVal.width * 13);
+  const texts = [...svg.querySelectorAll('text')].filter(e => e.textContent.trim())
+    .map(e => [e.textContent, e.getBoundingClientRect()]);
+  texts.forEach(([text, a], i) => {
+    if (a.right > place.right + 3 || a.left < place.left - 3) left.push(text);
+    for (const [other, b] of texts.slice(i + 1))
+      if (Math.min(a.right, b.right) - Math.max(a.left, b.left) > 4
+          && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4) met.push(`${text} | ${other}`);
+  });
+}
+return {left, met, sizes};
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1100, 1280, 1700])
+def test_no_text_of_a_chart_leaves_it_or_stands_on_another(browser: Any, pages: dict[str, Path], width: int) -> None:
+    show(browser, pages["all"], width)
+    open_all(browser)
+    found = browser.execute_script(_CHARTS)
+    assert len(found["sizes"]) > 8
+    assert found["left"] == [] and found["met"] == []
+    assert min(found["sizes"]) > (9 if width == 390 else 11.5)
 
 
 def test_without_its_script_the_page_has_its_rows_and_no_dead_buttons(browser: Any, pages: dict[str, Path]) -> None:

@@ -39,12 +39,13 @@ from conformance.reports import comparisons_path, write_report
 from conformance.reports.changes import COLUMNS as CHANGE_COLUMNS
 from conformance.reports.charts import duration_table
 from conformance.reports.comparisons import comparisons
-from conformance.reports.entries import ROWS, entries, latest, main_metric
+from conformance.reports.entries import DETAILED, ROWS, entries, latest, main_metric
 from conformance.reports.frame import COLUMNS, tidy
 from conformance.reports.history import history
-from conformance.reports.learning import LINES, POINTS, learning
+from conformance.reports.learning import LINES, POINTS, WARMUP_STEPS, learning
 from conformance.reports.logs import LINES as LOG_LINES
 from conformance.reports.logs import PAGE_CHARACTERS, log_tails
+from conformance.reports.machine import facts, run_table
 from conformance.reports.page import page
 from conformance.reports.published import published_table
 from conformance.reports.tables import Table
@@ -148,6 +149,7 @@ def test_every_case_is_in_the_table_or_in_the_data_behind_it() -> None:
     assert sorted(cases) == sorted(r.case for r in run.records)
     assert len(section.table.rows) == ROWS and section.total == ROWS + 30 == len(data["facets"])
     assert all(any(r.judgements[0].text in cells for r in run.records) for cells in rest)
+    assert {tuple(data["words"][word] for word in cells)[0] for cells in data["small"]} == {"tf", "tf215"}
     assert [data["words"][word] for word in data["facets"][0]] == [
         "outside", "fp32", "latency", "inference", "tf", "xeon-8s",
     ]  # fmt: skip
@@ -267,10 +269,11 @@ def test_hostile_words_of_a_comparison_stay_text() -> None:
 def test_versions_and_machines_stand_side_by_side_with_what_changed() -> None:
     table = version_matrix(runs := [full_run(), second_run()], entries(runs))
     assert table is not None
-    assert table.columns == ("Case", "Metric", "TensorFlow 2.15.1", "TensorFlow 2.21.0")
+    assert table.columns == ("Case", "Metric", "Batch", "TensorFlow 2.15.1", "TensorFlow 2.21.0")
     row = next(row for row in words(table) if row[0] == "fp32-throughput-b128")
-    assert row[2].endswith("inside") and "%" not in row[2]
-    assert row[3].endswith("-4.8 % worse \N{MIDDLE DOT} inside")
+    assert row[2] == "128"
+    assert row[3].endswith("inside") and "%" not in row[3]
+    assert row[4].endswith("-4.8 % worse \N{MIDDLE DOT} inside")
 
 
 def test_a_lower_time_is_better_and_a_lower_speed_is_worse() -> None:
@@ -279,14 +282,14 @@ def test_a_lower_time_is_better_and_a_lower_speed_is_worse() -> None:
         return run_of(speed("fp32", "latency", 1, seconds), header=head)
 
     table = version_matrix(runs := [place("2.15.1", 0.010), place("2.21.0", 0.008)], entries(runs))
-    assert " better" in words(table)[0][3]
+    assert " better" in words(table)[0][4]
 
 
 def test_synapse_and_profiles_have_columns_of_their_own() -> None:
     cpu = run_of(record("bf16-training-1-hpu", mode="training", stack="tf", metrics={"training_images_per_s": 20.0}))
     table = version_matrix(runs := [cpu, gaudi_run()], entries(runs))
     assert table is not None
-    assert table.columns[2:] == (
+    assert table.columns[3:] == (
         "TensorFlow 2.9.1, SynapseAI 1.6.1.92 · gaudi-1 · Example host (test data), 1 x Gaudi (test data)",
         "TensorFlow 2.21.0 · xeon-8s · Example Xeon 8380H (test data)",
     )
@@ -324,7 +327,7 @@ def test_each_case_has_its_course_over_the_dates_and_where_the_version_changed()
     assert "9.724 ms" in marks[0] and "TensorFlow 2.20.0, run 5, inside" in marks[0]
     texts = [e.text for e in root.iter() if e.tag.endswith("text")]
     assert texts.count("TensorFlow 2.20.0") == texts.count("TensorFlow 2.21.0") == 1
-    assert [row[1][:11] for row in words(section.table)] == [f"{day:02} Nov 2026" for day in range(1, 6)]
+    assert [row[2][:11] for row in words(section.table)] == [f"{day:02} Nov 2026" for day in range(1, 6)]
 
 
 def test_runs_of_another_machine_are_no_history() -> None:
@@ -346,7 +349,7 @@ def test_the_first_run_of_another_level_is_marked_in_its_course_and_told(tmp_pat
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     text = Elements(html).text
     assert "Diamond: the first run of another level." in text
-    assert text.count("median time a batch regressed, from 9.7") == 3, "in words, on the mark and in the table"
+    assert text.count("median time a batch from 9.7") == 3, "in words, on the mark and in the table"
     assert "05 Nov 2026, 08:00:00 UTC 5 TensorFlow 2.21.0" in text
     assert "Diamond" not in page(dated_runs(8))
 
@@ -358,7 +361,7 @@ def test_a_curve_is_drawn_for_each_training_with_its_numbers_beside_it(tmp_path:
     run = run_of(trained(tmp_path, "fp32"), trained(tmp_path, "bf16", steps=40), directory=str(tmp_path))
     section = learning([run], entries([run]))
     assert section is not None and section.notes == ()
-    (figure,) = section.figures
+    figure, top1 = section.figures
     assert figure.title == "Loss of resnet50_v1_5 on digits"
     root = ET.fromstring(figure.svg)
     labels = [e.get("aria-label") or "" for e in root.iter()]
@@ -366,11 +369,125 @@ def test_a_curve_is_drawn_for_each_training_with_its_numbers_beside_it(tmp_path:
     assert sum(label.startswith("bf16, step ") for label in labels) == 40
     dashes = {e.get("stroke-dasharray") for e in root.iter()} - {None}
     assert len(dashes) == 2, "precisions differ by more than their colour"
-    rows = words(section.table)
+    rows = words(section.tables[0])
     assert [row[1:3] for row in rows] == [["first", "300"], ["seed 2", "300"], ["first", "40"], ["seed 2", "40"]]
     with (tmp_path / "artefacts" / "fp32-training-digits_steps.csv").open() as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]
     assert rows[0][3] == f"{losses[0]:.4f}" and rows[0][7:] == [f"{losses[-1]:.4f}", f"{min(losses):.4f}"]
+    assert top1.title == "Top-1 of resnet50_v1_5 on digits"
+    labels = [e.get("aria-label") or "" for e in ET.fromstring(top1.svg).iter()]
+    assert sum(", epoch " in label and ": top-1 " in label for label in labels) == 4 * 5
+    assert "bf16, seed 2, epoch 4: top-1 0.9395" in labels
+    assert words(section.tables[1])[1][1:] == ["seed 2", "5", "0.5020", "0.8708", "0.9395", "4"]
+
+
+def test_losses_keep_their_steps_where_others_are_not_finite(tmp_path: Path) -> None:
+    run = run_of(trained(tmp_path, "fp32"), trained(tmp_path, "bf16"), directory=str(tmp_path))
+    for precision, losses in (("fp32", (9, "nan", "inf", 6, 5)), ("bf16", (9, 8, "nan", "nan"))):
+        lines = [f"{step},{loss},0.1,0.05,0\n" for step, loss in enumerate(losses, start=20)]
+        path = tmp_path / "artefacts" / f"{precision}-training-digits_steps.csv"
+        path.write_text("step,loss,rate,step_s,wait_s\n" + "".join(lines))
+    section = learning([run], entries([run]))
+    assert section is not None
+    assert section.notes == (
+        "fp32-training-digits: the loss is not finite at 2 of 5 steps, the first step 21.",
+        "bf16-training-digits: the loss is not finite from step 22 on.",
+    )
+    labels = [e.get("aria-label") or "" for e in ET.fromstring(section.figures[0].svg).iter()]
+    assert [label for label in labels if label.startswith("fp32, step")] == [
+        "fp32, step 20: loss 9.0000", "fp32, step 23: loss 6.0000", "fp32, step 24: loss 5.0000",
+    ]  # fmt: skip
+
+
+def test_one_evaluation_is_no_course(tmp_path: Path) -> None:
+    run = run_of(trained(tmp_path, "fp32", seeds=1), directory=str(tmp_path))
+    path = tmp_path / "artefacts" / "fp32-training-digits_evaluations.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    section = learning([run], entries([run]))
+    assert section is not None and len(section.figures) == len(section.tables) == 1 and section.notes == ()
+
+
+def test_the_speed_of_a_training_and_the_times_of_its_steps_are_drawn(tmp_path: Path) -> None:
+    run = run_of(trained(tmp_path, "fp32"), directory=str(tmp_path))
+    section = learning([run], entries([run]))
+    assert section is not None
+    steps, waits = [], []
+    for name in ("steps", "steps_seed2"):
+        with (tmp_path / "artefacts" / f"fp32-training-digits_{name}.csv").open() as file:
+            for row in list(csv.DictReader(file))[WARMUP_STEPS:]:
+                steps.append(float(row["step_s"]))
+                waits.append(float(row["wait_s"]))
+    (timed,) = section.timed
+    assert [step for series in timed.record.series for step in series.step_s] == [
+        step + wait for step, wait in zip(steps, waits, strict=True)
+    ]
+    text = Elements(page([run])).text
+    assert "Training speed Images a second Bar: measured." in text and "412.0 images/s" in text
+    assert "Box: middle half, with the median." in text
+    assert "quantiles of all timed steps" in text
+
+
+# What stands at the top
+
+
+def test_a_regression_is_at_the_top_in_numbers_and_among_the_gravest_cases() -> None:
+    quiet = [record(f"fp32-accuracy-{n:02}") for n in range(DETAILED + 5)]
+    worse = comparison("fp32-accuracy-64", "regressed", new="tf")
+    run = run_of(*quiet, comparisons=(worse,), footer=footer(tuple(quiet)))
+    first = entries([run])[0]
+    assert (first.record.case, first.record.verdict, first.anchor) == ("fp32-accuracy-64", "inside", "case-1")
+    assert first.about == first.changed == "regressed beside base"
+    html = page([run])
+    top = html[html.index("<header>") : html.index("</header>")]
+    assert '<li class="regressed"><span class="verdict verdict-regressed">' in top
+    assert '<li class="improved empty">' in top
+    assert "Exit status" in top and "1: a case is outside, regressed, invalid or failed" in top
+    assert "regressed beside base" in html[html.index('id="cases"') :]
+    assert 'class="regressed' not in page([full_run()])
+
+
+@pytest.mark.parametrize(("verdict", "place"), [("invalid", 0), ("inconclusive", 1), ("same", 2), ("improved", 2)])
+def test_a_case_is_as_grave_as_its_comparison(verdict: Any, place: int) -> None:
+    noisy, quiet, other = record("fp32-a", verdict="outside"), record("fp32-b-x"), record("fp32-c", verdict="not run")
+    run = run_of(noisy, other, quiet, comparisons=(comparison("fp32-b-x", verdict, new="tf"),))
+    assert [entry.record.case for entry in entries([run])].index("fp32-b-x") == place
+
+
+def test_the_top_of_several_runs_says_when_where_and_with_what() -> None:
+    told = {fact.term: fact.value for fact in facts([*dated_runs(4)[::-1], gaudi_run()])}
+    assert told == {
+        "Runs": "5",
+        "First started": "01 Nov 2026, 08:00:00 UTC",
+        "Last started": "21 Nov 2026, 12:03:01 UTC",
+        "2 machines": "Example Xeon 8380H (test data); Example host (test data), 1 x Gaudi (test data)",
+        "3 stacks": "tf (TensorFlow 2.21.0); tf (TensorFlow 2.20.0); synapse161 (TensorFlow 2.9.1, SynapseAI 1.6.1.92)",
+        "Profile": "xeon-8s; gaudi-1",
+    }
+
+
+def test_runs_count_cases_as_the_top_does() -> None:
+    runs = [side_by_side(repeats=6), full_run()]
+    rows = words(run_table(runs, entries(runs)))
+    assert rows[0][4].startswith("3 inside, 0 outside, 0 unjudged, 1 unstable,")
+    assert rows[1][4].endswith("3 not run exit status 1")
+
+
+def test_kernels_are_those_of_the_latest_run_of_a_case() -> None:
+    html = page(dated_runs(5))
+    section = html[html.index('<section id="precision">') : html.index('<section id="noise">')]
+    assert section.count("brgconv:avx512_core") == 1
+    assert ">5</td>" in section
+
+
+def test_each_part_of_the_speed_has_a_head_that_the_navigation_leads_to() -> None:
+    html = page([full_run()])
+    for anchor, title in (
+        ("throughput-and-latency", "Throughput and latency"),
+        ("speed-up-over-fp32", "Speed-up over fp32"),
+        ("share-of-the-ceiling", "Share of the ceiling"),
+    ):
+        assert f'<h3 id="{anchor}">{title}</h3>' in html
+        assert f'href="#{anchor}">{title}</a>' in html
 
 
 @pytest.mark.parametrize(
@@ -398,7 +515,7 @@ def test_trainings_beyond_those_that_are_drawn_are_told(tmp_path: Path) -> None:
     section = learning([run], entries([run]))
     assert section is not None
     assert f"The first {LINES} of {LINES + 1} trainings are drawn." in section.figures[0].note
-    assert len(words(section.table)) == LINES + 1
+    assert len(words(section.tables[0])) == LINES + 1
 
 
 def test_a_file_outside_of_the_run_is_not_read(tmp_path: Path) -> None:
@@ -515,6 +632,21 @@ def test_the_comparisons_read_back_equal_the_records(tmp_path: Path) -> None:
 def test_a_run_that_compared_nothing_gets_no_table_of_comparisons(tmp_path: Path) -> None:
     assert write_report([full_run()], None, tmp_path / "report.csv") == (tmp_path / "report.csv",)
     assert [path.name for path in tmp_path.iterdir()] == ["report.csv"]
+
+
+def test_comparisons_of_an_earlier_report_do_not_stay_beside_a_new_one(tmp_path: Path) -> None:
+    write_report([side_by_side()], None, tmp_path / "report.csv")
+    write_report([full_run()], None, tmp_path / "report.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.csv"]
+    foreign = tmp_path / "report-comparisons.csv"
+    foreign.write_text("mine,yours\n1,2\n")
+    write_report([full_run()], None, tmp_path / "report.csv")
+    assert foreign.read_text() == "mine,yours\n1,2\n"
+
+
+def test_bytes_have_a_unit() -> None:
+    trained = record("fp32-training", metrics={"resident_growth_bytes": 1e6})
+    assert list(tidy([run_of(trained)])["unit"]) == ["B"]
 
 
 def test_every_column_of_the_tables_is_documented() -> None:

@@ -42,10 +42,12 @@ from conformance.records import Artefact, Footer, Kernel, Launched, Noise, Recor
 from conformance.reports import write_report
 from conformance.reports.charts import MAX_ROWS, Figure, accuracy_charts, limits, speed_charts, speedup_charts
 from conformance.reports.details import shell_command
+from conformance.reports.drawing import dots
 from conformance.reports.entries import DETAILED, ROWS, entries, row_labels
 from conformance.reports.frame import COLUMNS, csv_text, tidy
 from conformance.reports.page import page
 from conformance.reports.scaling import CASES, scaling
+from conformance.reports.tables import accuracy_table
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = "<script>alert(1)</script>"
@@ -264,7 +266,7 @@ def test_a_whole_run_has_no_banner(full_page: str) -> None:
         ),
         (
             {"footer": Footer(ended_at="", counts={"inside": 9, "outside": 8}, exit_status=1)},
-            "This run counted 17 cases in its footer, and its file holds 16.",
+            "This run counted 17 records in its footer, and its file holds 16.",
         ),
         (
             {"header": header(hardware_differences=("1 socket instead of 8", "no AMX"))},
@@ -434,7 +436,7 @@ def test_thousands_of_cases_are_shown_within_seconds_and_what_is_left_out_is_tol
     html = page([large_run(5000)])
     assert time.monotonic() - started < 20
     assert f"These are {DETAILED} of 5,000 cases, the gravest; the CSV has all." in html
-    assert f"The first {MAX_ROWS} of 5,000 are drawn." in html
+    assert f"The gravest {MAX_ROWS} of 5,000 are drawn." in html
     assert html.count("fp32-latency-4999") > 0
     assert html.count('<details class="case">') == DETAILED
     assert f"These are {ROWS} of 5,000 cases." in html
@@ -500,6 +502,92 @@ def test_a_chart_says_in_words_what_it_shows() -> None:
     titles = [element.text for element in root.iter() if element.tag.endswith("title")]
     assert said in titles
     assert "0.7512 outside" in [element.text for element in root.iter() if element.tag.endswith("text")]
+
+
+def said_in(figure: Figure) -> list[str]:
+    return ["".join(e.itertext()) for e in ET.fromstring(figure.svg).iter() if e.tag.endswith("text")]
+
+
+def test_a_repeat_far_from_the_others_is_in_the_chart_and_its_axis_as_wide_as_ever() -> None:
+    row = {
+        "label": "fp32", "value": 1.0, "low": 0.99, "high": 1.01, "from": 0.98, "to": 1.02,
+        "repeats": [1.0, 0.99, 1.01, 1.0, 1.0, 1.6], "text": "1.000 same", "colour": "var(--fp32)", "fill": 0.4,
+        "description": "fp32: 1.000",
+    }  # fmt: skip
+    figure = dots("Ratios", "", "new / base", [row], 1)
+    numbers = re.findall(r'translate\(([\d.]+),[\d.]+\)"[^>]*>([\d.]+)</text>', figure.svg)
+    places = {float(number): float(place) for place, number in numbers}
+    assert max(places) >= 1.4
+    assert max(places.values()) - min(places.values()) > 200
+
+
+@pytest.mark.parametrize("verdict", ["unstable", "invalid"])
+def test_no_number_of_a_case_in_doubt_is_drawn_as_one_that_is_merely_unjudged(verdict: Any) -> None:
+    doubtful = speed("bf16", "latency", 1, 0.006, verdict=verdict, judgements=())
+    throughput, durations = speed_charts(entries([run_of(doubtful)]))
+    assert any(text.endswith(f" images/s {verdict}") for text in said_in(throughput))
+    assert f"bf16, {verdict}" in said_in(durations)
+    assert "throughput, images/s" in said_in(throughput)
+
+
+def test_labels_that_differ_at_their_ends_are_told_apart() -> None:
+    names = [f"resnext101_32x4d-digits-bf16-2-ranks-{launcher}-smoke" for launcher in ("mpirun", "horovodrun")]
+    records = [msgspec.structs.replace(speed("bf16", "throughput", 128, 0.2), case=name) for name in names]
+    figure = speed_charts(entries([run_of(*records)]))[0]
+    assert set(names) <= set(said_in(figure))
+
+
+def test_the_same_case_on_two_stacks_has_two_rows() -> None:
+    case = speed("bf16", "throughput", 128, 0.2)
+    other = msgspec.structs.replace(case, case="resized-images")
+    listed = entries([run_of(*(msgspec.structs.replace(r, stack=s) for r in (case, other) for s in ("old", "new")))])
+    assert len(set(row_labels(listed))) == 4
+
+
+def test_networks_and_suites_have_charts_of_their_own_where_they_differ() -> None:
+    records = (
+        accuracy("fp32", 0.7651, 0.9307),
+        msgspec.structs.replace(accuracy("bf16", 0.1, 0.2), case="control", suite="training"),
+        msgspec.structs.replace(accuracy("bf16", 0.78, 0.94), case="other", model="resnext101_32x4d"),
+    )
+    assert [figure.title for figure in accuracy_charts(entries([run_of(*records)]))] == [
+        "Top-1 of resnet50_v1_5 on imagenet, inference",
+        "Top-1 of resnet50_v1_5 on imagenet, training",
+        "Top-1 of resnext101_32x4d on imagenet, inference",
+    ]
+
+
+def test_times_far_from_each_other_have_a_log_scale() -> None:
+    records = [speed(p, "latency", 1, s) for p, s in (("fp32", 0.5), ("bf16", 0.004))]
+    assert "milliseconds a batch, log scale" in said_in(speed_charts(entries([run_of(*records)]))[1])
+    assert "milliseconds a batch" in said_in(speed_charts(entries([run_of(records[0])]))[1])
+
+
+def test_of_more_rows_than_a_chart_holds_the_gravest_are_drawn() -> None:
+    timed = speed("bf16", "throughput", 128, 0.2)
+    records = [msgspec.structs.replace(timed, case=f"case-{n:02}") for n in range(MAX_ROWS + 5)]
+    missed = msgspec.structs.replace(records[-1].judgements[0], verdict="outside")
+    last = msgspec.structs.replace(records[-1], verdict="outside", judgements=(missed,))
+    figure = speed_charts(entries([run_of(*records[:-1], last)]))[0]
+    assert f"The gravest {MAX_ROWS} of {MAX_ROWS + 5} are drawn." in figure.note
+    assert last.case in said_in(figure) and records[-2].case not in said_in(figure)
+
+
+def test_the_verdict_in_a_table_is_on_its_own_metrics() -> None:
+    judged = accuracy("bf16", 0.7651, 0.9307)
+    other = msgspec.structs.replace(judged.judgements[0], metric="native_share", verdict="outside", text="too little")
+    case = msgspec.structs.replace(judged, verdict="outside", judgements=(*judged.judgements, other))
+    table = accuracy_table(entries([run_of(case)]), several=False)
+    assert table is not None
+    assert table.rows[0].cells[-1].text == "inside"
+    assert "Of fp32: top-1 as share of fp32's" in table.note and table.note in Elements(page([run_of(case)])).text
+
+
+def test_a_p_value_that_is_no_zero_is_not_shown_as_one() -> None:
+    case = msgspec.structs.replace(accuracy("int8", 0.75, 0.92), metrics={"top1": 0.75, "mcnemar_p": 3e-9})
+    table = accuracy_table(entries([run_of(case)]), several=False)
+    assert table is not None
+    assert "below 0.0001" in [cell.text for cell in table.rows[0].cells]
 
 
 def test_charts_take_their_width_and_colours_from_the_page() -> None:

@@ -63,6 +63,14 @@ def share(value: float) -> str:
     return f"{value:.4f}"
 
 
+def p_value(value: float) -> str:
+    """
+    >>> p_value(0.0312), p_value(1e-12)
+    ('0.0312', 'below 0.0001')
+    """
+    return "below 0.0001" if value < 0.0001 else share(value)
+
+
 def percent(value: float) -> str:
     """
     >>> percent(0.954)
@@ -141,13 +149,13 @@ _ALL = (
     Metric("native_share", "convolution work in the claimed type", "higher", percent, SHARE),
     Metric("speedup_over_fp32", "speed-up over fp32", "higher", ratio, POSITIVE, speed=True, gate="decides"),
     Metric("compute_share", "time spent computing", "higher", percent, SHARE, speed=True),
-    Metric("mcnemar_p", "exact McNemar p against fp32", "neither", share, SHARE),
+    Metric("mcnemar_p", "exact McNemar p against fp32", "neither", p_value, SHARE),
     Metric("top1_below_fp32", "top-1 below that of training in fp32", "lower", share, SIGNED_SHARE),
     Metric("seeds", "trainings, each of a seed of its own", "neither", count, (1.0, math.inf)),
     Metric("final_loss", "loss of the last step", "lower", share),
     Metric("loss_drop", "drop of the loss", "higher", percent, (-math.inf, 1.0)),
     Metric("loss_trend_tau", "trend of the loss (Kendall's tau)", "lower", ratio, SIGNED_SHARE),
-    Metric("loss_trend_p", "Mann-Kendall p of the trend", "lower", share, SHARE),
+    Metric("loss_trend_p", "Mann-Kendall p of the trend", "lower", p_value, SHARE),
     Metric("training_images_per_s", "training", "higher", images_per_s, POSITIVE, speed=True, gate="decides"),
     Metric("step_p99_over_p50", "p99 of a step over its median", "lower", ratio, POSITIVE, speed=True),
     Metric("wait_share", "time spent waiting for images", "lower", percent, SHARE, speed=True),

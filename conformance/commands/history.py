@@ -132,13 +132,14 @@ def _print_history(history: History) -> None:
             change += f", {_percent(shift.after, shift.reference)} from {shown(key.metric, shift.reference)}"
         print(
             f"    {shown(key.metric, level.value)} in {runs} runs from {first.run} of {first.started_at[:10]}: "
-            f"{_word(shift)}, {change}"
+            f"{step_words(shift)}, {change}"
         )
         for told in shift.differences or ("nothing that the runs tell",):
             print(f"      differs: {told}")
 
 
-def _word(shift: Shift) -> str:
+def step_words(shift: Shift) -> str:
+    """Return what a change of level is, and whether it was accepted or is over."""
     if shift.accepted:
         return f"{shift.step}, accepted: {shift.accepted}"
     return f"{shift.step}, reached again since" if shift.step == "regressed" and not shift.stands else shift.step

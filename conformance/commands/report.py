@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from conformance.commands.parser import Subparsers
     from conformance.records import Run
+    from conformance.reports.history import ShiftPlace, Shifts
+
+DIFFERENCES = 3  # told of a change of level; `conformance history` tells all
 
 
 def add(subparsers: Subparsers) -> None:
@@ -31,22 +34,39 @@ def report_command(args: argparse.Namespace) -> None:
     from conformance.reports import write_report
 
     runs = [read_run(path) for path in args.runs]
-    for path in write_report(runs, args.html, args.csv, args.md, _shifts(runs) if args.html else {}):
+    for path in write_report(runs, args.html, args.csv, args.md, level_shifts(runs) if args.html else {}):
         print(f"Wrote {path}")
 
 
-def _shifts(runs: Sequence[Run]) -> dict[tuple[str, str, str], str]:
-    """Return where a case went to another level, in words; nothing for runs too few to tell."""
+def level_shifts(runs: Sequence[Run]) -> Shifts:
+    """Return where a case went to another level, in words, and what differs there; nothing for runs too few to tell.
+
+    Raises UsageError for a file of accepted levels that cannot be read.
+    """
     from conformance.cases.metrics import METRICS
+    from conformance.commands.history import step_words
     from conformance.judging.history import FEWEST_RUNS, histories
+    from conformance.records.accepted import read_accepted
 
     if len(runs) < FEWEST_RUNS:
         return {}
-    found: dict[tuple[str, str, str], list[str]] = {}
-    for history in histories(runs):
+    places = dict.fromkeys(Path(run.directory).absolute().parent for run in runs)
+    said: dict[ShiftPlace, list[str]] = {}
+    differ: dict[ShiftPlace, tuple[str, ...]] = {}
+    for history in histories(runs, [entry for place in places for entry in read_accepted(place)]):
         metric = METRICS[history.key.metric]
         for shift in history.shifts:
-            place = shift.first.run.header.run, shift.first.record.case, shift.first.record.stack
-            said = f"{metric.label} {shift.step}, from {metric.show(shift.before)} to {metric.show(shift.after)}"
-            found.setdefault(place, []).append(said)
-    return {place: "; ".join(told) for place, told in found.items()}
+            record = shift.first.record
+            place = shift.first.run.header.run, record.case, record.stack, record.batch_size
+            levels = f"from {metric.show(shift.before)} to {metric.show(shift.after)}"
+            if shift.reference != shift.before:
+                levels += f", judged by {metric.show(shift.reference)}"
+            said.setdefault(place, []).append(f"{metric.label} {levels}: {step_words(shift)}")
+            differ[place] = shift.differences
+    return {place: f"{'; '.join(told).rstrip('.')}. {_differ(differ[place])}" for place, told in said.items()}
+
+
+def _differ(differences: Sequence[str]) -> str:
+    more = len(differences) - DIFFERENCES
+    left = f" and {more} more" if more > 0 else ""
+    return f"Differs: {'; '.join(differences[:DIFFERENCES]) or 'nothing that the runs tell'}{left}"

@@ -134,17 +134,17 @@ def _changes(logs: Sequence[float]) -> list[int]:
 
 def _points(run: Run) -> Iterable[tuple[Key, Point]]:
     stacks = {record.stack for record in run.records}
-    groups: dict[tuple[str, str, str], list[Record]] = {}
+    groups: dict[tuple[str, str, str, int | None], list[Record]] = {}
     for record in run.records:
         if record.verdict in MEASURED:
-            groups.setdefault((record.suite, record.case, record.stack), []).append(record)
-    for (suite, case, stack), records in groups.items():
+            groups.setdefault((record.suite, record.case, record.stack, record.batch_size), []).append(record)
+    for (suite, case, stack, batch_size), records in groups.items():
         first = records[0]
         for name in dict.fromkeys(name for record in records for name in record.metrics):
             values = [record.metrics[name] for record in records if name in record.metrics]
             if name in METRICS and METRICS[name].gate == "decides" and all(value > 0 for value in values):
                 shown = stack if len(stacks) > 1 else ""
-                key = Key(machine_name(run), first.profile, suite, case, shown, first.batch_size, name)
+                key = Key(machine_name(run), first.profile, suite, case, shown, batch_size, name)
                 yield key, Point(run, first, median(values), len(values))
 
 

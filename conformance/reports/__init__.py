@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from conformance.errors import HarnessFault, UsageError
 from conformance.records import Run
 from conformance.reports.changes import change_rows, changes_csv
 from conformance.reports.markdown import markdown
+
+if TYPE_CHECKING:
+    from conformance.reports.history import Shifts
 
 
 def write_report(
@@ -18,12 +22,12 @@ def write_report(
     html: Path | None,
     csv: Path | None,
     md: Path | None = None,
-    shifts: Mapping[tuple[str, str, str], str] | None = None,
+    shifts: Shifts | None = None,
 ) -> tuple[Path, ...]:
     """Write page, table and Markdown of the given runs, each whole or not at all, and return what was written.
 
-    ``shifts`` says what changed, by the first run that is different, case and stack. Comparisons have a table of their
-    own beside that of the measurements. Raises UsageError when there is nothing to report or to make it with,
+    ``shifts`` says what changed, by the first run that is different, case, stack and batch. Comparisons have a table
+    of their own beside that of the measurements. Raises UsageError when there is nothing to report or to make it with,
     HarnessFault when a file cannot be written.
     """
     _refuse_empty(runs)
@@ -54,7 +58,7 @@ def _texts(
     html: Path | None,
     csv: Path | None,
     md: Path | None,
-    shifts: Mapping[tuple[str, str, str], str] | None,
+    shifts: Shifts | None,
 ) -> Iterator[tuple[Path, str]]:
     if html is not None:
         from conformance.reports.page import page
@@ -67,8 +71,26 @@ def _texts(
         compared = [row for run in runs for row in change_rows(run.header.run, run.comparisons)]
         if compared:
             yield comparisons_path(csv), changes_csv(compared)
+        else:
+            _forget(comparisons_path(csv))
     if md is not None:
         yield md, markdown(runs)
+
+
+def _forget(comparisons: Path) -> None:
+    """Remove what an earlier report of this name wrote there: it would be taken for a part of the new one."""
+    heads = changes_csv([])
+    try:
+        with comparisons.open(encoding="utf-8", newline="") as file:
+            ours = file.read(len(heads)) == heads
+        if ours:
+            comparisons.unlink()
+    except FileNotFoundError:
+        pass
+    except (OSError, UnicodeDecodeError) as error:
+        raise HarnessFault(
+            f"{str(comparisons)!r} is of an earlier report and cannot be removed: {error}.", "Remove it."
+        ) from None
 
 
 def _refuse_empty(runs: Sequence[Run]) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from conformance.cases.metrics import milliseconds
-from conformance.records import Record
+from conformance.records import GRAVITY, Record
 from conformance.reports.drawing import MAX_ROWS, Figure, Row, around, axis, bars, coloured, dots, row_figure, rows_of
 from conformance.reports.entries import PRECISIONS, Entry, by_batch, label, row_labels, shown
-from conformance.reports.tables import Cell, Table, batch_cell, first_of, heading, heads, table
+from conformance.reports.frame import unit
+from conformance.reports.tables import Cell, Table, batch_cell, first_of, heading, heads, table, verdict_on
 from conformance.reports.tables import Row as TableRow
 
 MAX_STEPS = 1200  # drawn in a chart, at most 240 in a row; quantiles are of all
@@ -24,14 +25,18 @@ _SCALES = {"ms": 1e-3, "%": 1e-2, "GFLOP/s": 1e9, "TFLOP/s": 1e12}
 
 
 def accuracy_charts(chosen: Sequence[Entry]) -> list[Figure]:
-    """Return one chart of top-1 with its Wilson interval for each dataset."""
+    """Return one chart of top-1 with its Wilson interval for each dataset, network and suite that differ."""
     note = f"Dot: measured. Line: 95 % Wilson interval. {_MARKS}"
-    datasets = dict.fromkeys(entry.record.dataset for entry in chosen)
-    drawn = (
-        _dots(f"Top-1 on {dataset}", note, "top1", [e for e in chosen if e.record.dataset == dataset])
-        for dataset in datasets
-    )
-    return [figure for figure in drawn if figure]
+    measured = _having("top1", chosen)
+    groups: dict[tuple[str, str, str], list[Entry]] = {}
+    for entry in measured:
+        groups.setdefault((entry.record.dataset, entry.record.model, entry.record.suite), []).append(entry)
+    figures = []
+    for (dataset, model, suite), entries in groups.items():
+        several = [len({group[part] for group in groups if group[0] == dataset}) > 1 for part in (1, 2)]
+        title = f"Top-1{f' of {model}' * several[0]} on {dataset}{f', {suite}' * several[1]}"
+        figures.append(_dots(title, note, "top1", entries))
+    return [figure for figure in figures if figure]
 
 
 def speed_charts(chosen: Sequence[Entry]) -> list[Figure]:
@@ -44,6 +49,13 @@ def speed_charts(chosen: Sequence[Entry]) -> list[Figure]:
 def speedup_charts(chosen: Sequence[Entry]) -> list[Figure]:
     figure = _dots("Speed-up over fp32", f"Dot: measured. Line: its interval. {_MARKS}", "speedup_over_fp32", chosen)
     return [figure] if figure else []
+
+
+def training_charts(chosen: Sequence[Entry]) -> list[Figure]:
+    """Return the speeds of trainings: one of each process by itself, one of all ranks together."""
+    named = {"Images a second": "training_images_per_s", "Images a second, all ranks": "global_images_per_s"}
+    drawn = [_bars(title, "Bar: measured.", metric, by_batch(chosen)) for title, metric in named.items()]
+    return [figure for figure in drawn if figure]
 
 
 def ceiling_charts(chosen: Sequence[Entry]) -> list[Figure]:
@@ -76,7 +88,7 @@ def _value_row(metric: str, entry: Entry, name: str) -> Row:
     low, high = record.intervals.get(metric, (value, value))
     judged = [judgement for judgement in record.judgements if judgement.metric == metric]
     from_, to = limits(judged[0].band if judged else None)
-    verdict = judged[0].verdict if judged else "unjudged"
+    verdict = verdict_on(record, [metric])
     text = shown(metric, value) + (f" {verdict}" if verdict not in ("inside", "unjudged") else "")
     interval = f", interval {shown(metric, low)} to {shown(metric, high)}" if low < high else ""
     interval += _of_repeats(metric, repeats)
@@ -112,18 +124,27 @@ def _having(metric: str, chosen: Iterable[Entry]) -> list[Entry]:
 
 
 def _dots(title: str, note: str, metric: str, chosen: Sequence[Entry]) -> Figure | None:
-    measured = by_batch(_having(metric, chosen))
-    rows = _value_rows(metric, measured[:MAX_ROWS])
-    return dots(title, _noted(note, rows), label(metric), rows, len(measured)) if rows else None
+    measured = _having(metric, chosen)
+    rows = _value_rows(metric, _gravest(measured))
+    return dots(title, _noted(note, rows), _named(metric), rows, len(measured)) if rows else None
 
 
 def _bars(title: str, note: str, metric: str, chosen: Sequence[Entry], ceiling: float | None = None) -> Figure | None:
     measured = _having(metric, chosen)
-    rows = _value_rows(metric, measured[:MAX_ROWS])
+    rows = _value_rows(metric, _gravest(measured))
     if not rows:
         return None
     marks = "" if ceiling else f" {_MARKS}"
-    return bars(title, _noted(note + marks, rows), label(metric), rows, len(measured), ceiling)
+    return bars(title, _noted(note + marks, rows), _named(metric), rows, len(measured), ceiling)
+
+
+def _named(metric: str) -> str:
+    return ", ".join(filter(None, (label(metric), unit(metric))))
+
+
+def _gravest(chosen: Sequence[Entry]) -> tuple[Entry, ...]:
+    """Return as many entries as a chart has room for, the gravest of them, in the order of speeds."""
+    return by_batch(sorted(chosen, key=lambda entry: GRAVITY.index(entry.record.verdict))[:MAX_ROWS])
 
 
 def _noted(note: str, rows: Sequence[Row]) -> str:
@@ -137,11 +158,13 @@ def _duration_charts(ordered: Sequence[Entry]) -> list[Figure]:
 
 
 def _durations(batch_size: int | None, timed: Sequence[Entry]) -> Figure:
-    chosen = timed[:MAX_ROWS]
+    chosen = _gravest(timed)
     drawn = min(240, MAX_STEPS // len(chosen))
     rows = [_duration_row(entry.record, name, drawn) for entry, name in zip(chosen, row_labels(chosen), strict=True)]
-    domain = around([row[key] for row in rows for key in ("least", "most")])
-    x = axis(domain, "milliseconds a batch")
+    least, most = min(row["least"] for row in rows), max(row["most"] for row in rows)
+    log = least > 0 and most / least > 4
+    domain = (least / 1.1, most * 1.1) if log else around([least, most])
+    x = axis(domain, "milliseconds a batch" + ", log scale" * log, log=log)
     base = rows_of(rows)
     ticks = [{"label": row["label"], "step": step, "colour": row["colour"]} for row in rows for step in row["steps"]]
     strip = rows_of(ticks).mark_tick(height=10, thickness=1, opacity=0.35, yOffset=10, aria=False)
@@ -189,13 +212,14 @@ def _duration_row(record: Record, name: str, drawn: int) -> Row:
     step_s = _steps(record)
     at = _quantiles(step_s)
     places = np.linspace(0, step_s.size - 1, min(step_s.size, drawn)).round().astype(int)
+    doubt = f", {record.verdict}" * (record.verdict in ("unstable", "invalid"))
     said = f"median {milliseconds(at['p50'])}, p99 {milliseconds(at['p99'])}, longest {milliseconds(at['most'])}"
     return {
-        "label": name,
+        "label": name + doubt,
         "colour": colour_of(record.precision),
         **{key: 1000 * value for key, value in at.items()},
         "steps": (1000 * np.sort(step_s)[places]).tolist(),
-        "description": f"{name}: {said}, timed steps {step_s.size:,}",
+        "description": f"{name}: {said}, timed steps {step_s.size:,}{doubt}",
     }
 
 

@@ -7,14 +7,19 @@ from typing import NamedTuple
 
 from conformance.cases.metrics import METRICS, percent, ratio
 from conformance.records import CHANGE_GRAVITY, Change, Comparison, Run
-from conformance.reports.changes import gravest_first, repeats_words
+from conformance.reports.changes import repeats_words
 from conformance.reports.charts import colour_of
 from conformance.reports.drawing import MAX_ROWS, Figure, dots
 from conformance.reports.drawing import Row as Drawn
-from conformance.reports.entries import ABSENT, ROWS, label, shown
+from conformance.reports.entries import ABSENT, ROWS, Entry, label, shown
 from conformance.reports.tables import Cell, Row, Table, known, table, verdict_cell
 
-_NOTE = "Dot: the ratio. Line: its 95 % interval. Ticks: each pair. Shaded: what counts as no change."
+CHANGES = 2 * ROWS  # metrics in the table
+CASES = 3  # named of those that alone differ in something
+_NOTE = (
+    "Dot: the ratio. Line: its 95 % interval. Ticks: each pair. Shaded: what counts as no change. "
+    "Full: regressed or improved, pale: same, hollow: neither."
+)
 _FILLS = {"regressed": 1.0, "improved": 1.0, "same": 0.4}
 
 
@@ -29,40 +34,80 @@ class Section(NamedTuple):
     differences: Table | None
 
 
-def comparisons(runs: Sequence[Run]) -> Section | None:
-    """Return the section, or None where no run compared anything."""
-    listed = gravest_first(comparison for run in runs for comparison in run.comparisons)
-    if not listed:
+class _Told(NamedTuple):
+    """A comparison with the run that tells it, counted from 1, and where the page shows its case in full."""
+
+    comparison: Comparison
+    run: int
+    href: str
+    several: bool  # runs compared something
+
+    @property
+    def sides(self) -> str:
+        return f"{self.comparison.base} \N{RIGHTWARDS ARROW} {self.comparison.new}"
+
+    @property
+    def of(self) -> str:
+        return f"run {self.run}" if self.several else ""
+
+    def case_cell(self, small: str = "") -> Cell:
+        told = " \N{MIDDLE DOT} ".join(filter(None, [small, self.of]))
+        return Cell(self.comparison.case, "code", told, self.href)
+
+
+def comparisons(runs: Sequence[Run], listed: Sequence[Entry] = ()) -> Section | None:
+    """Return the section, or None where no run compared anything; cases link to the entries that have an anchor."""
+    told = _told(runs, listed)
+    if not told:
         return None
-    changes = [(comparison, change) for comparison in listed for change in comparison.changes]
+    changes = [(each, change) for each in told for change in each.comparison.changes]
     return Section(
-        _sentence(listed), _overview(listed), _figures(changes), _changes(changes), _kernels(listed), _differ(listed)
+        _sentence(told), _overview(told), _figures(changes), _changes(changes), _kernels(told), _differ(told)
     )
 
 
-def _sentence(listed: Sequence[Comparison]) -> str:
-    found = [comparison.verdict for comparison in listed]
+def _told(runs: Sequence[Run], listed: Sequence[Entry]) -> list[_Told]:
+    """Return all comparisons, the gravest first."""
+    anchors: dict[tuple[int, str, str], str] = {}
+    for entry in listed:
+        for stack in (entry.record.stack, ""):  # the stack's own, or the first of the case
+            anchors.setdefault((entry.run, entry.record.case, stack), entry.anchor)
+    several = sum(bool(run.comparisons) for run in runs) > 1
+    told = []
+    for n, run in enumerate(runs, start=1):
+        for one in run.comparisons:
+            anchor = anchors.get((n, one.case, one.new)) or anchors.get((n, one.case, ""))
+            told.append(_Told(one, n, f"#{anchor}" if anchor else "", several))
+    return sorted(told, key=lambda each: CHANGE_GRAVITY.index(each.comparison.verdict))
+
+
+def _sentence(told: Sequence[_Told]) -> str:
+    found = [each.comparison.verdict for each in told]
     counted = ", ".join(f"{found.count(verdict)} {verdict}" for verdict in CHANGE_GRAVITY)
-    return f"{len(listed):,} {'comparison' if len(listed) == 1 else 'comparisons'}: {counted}."
+    return f"{len(told):,} {'comparison' if len(told) == 1 else 'comparisons'}: {counted}."
 
 
-def _overview(listed: Sequence[Comparison]) -> Table:
+def _overview(told: Sequence[_Told]) -> Table:
     rows = [
         Row(
             (
-                Cell(c.case, "code"),
-                Cell(c.base),
-                Cell(c.new),
-                verdict_cell(c.verdict),
-                Cell(c.reason or ABSENT, "sentence"),
-                Cell(_order(c), "quiet"),
+                each.case_cell(),
+                Cell(each.comparison.base),
+                Cell(each.comparison.new),
+                verdict_cell(each.comparison.verdict),
+                Cell(each.comparison.reason or ABSENT, "sentence"),
+                Cell(_order(each.comparison), "quiet"),
             )
         )
-        for c in listed[:ROWS]
+        for each in told[:ROWS]
     ]
-    more = f". The first {ROWS} of {len(listed):,}; the CSV has all" if len(listed) > ROWS else ""
+    caption = f"Every comparison, the gravest first{_left(ROWS, len(told))}"
     columns = ("Case", "Base", "New", "Verdict", "In words", "How it was compared")
-    return table(f"Every comparison, the gravest first{more}", columns, rows, stacked=True, sortable=True)
+    return table(caption, columns, rows, stacked=True, sortable=True)
+
+
+def _left(drawn: int, total: int) -> str:
+    return f". The first {drawn} of {total:,}; the CSV has all" if total > drawn else ""
 
 
 def _order(comparison: Comparison) -> str:
@@ -71,11 +116,11 @@ def _order(comparison: Comparison) -> str:
     return "; ".join([*said, *seed, f"profile {comparison.profile}"])
 
 
-def _changes(changes: Sequence[tuple[Comparison, Change]]) -> Table | None:
+def _changes(changes: Sequence[tuple[_Told, Change]]) -> Table | None:
     rows = [
         Row(
             (
-                Cell(comparison.case, "code", f"{comparison.base} \N{RIGHTWARDS ARROW} {comparison.new}"),
+                each.case_cell(each.sides),
                 Cell(label(change.metric)),
                 _value(change.metric, change.base),
                 _value(change.metric, change.new),
@@ -83,19 +128,19 @@ def _changes(changes: Sequence[tuple[Comparison, Change]]) -> Table | None:
                     ABSENT if change.ratio is None else ratio(change.ratio), "number", _ends(change), key=change.ratio
                 ),
                 Cell(ABSENT if change.p is None else f"{change.p:.2g}", "number", key=change.p),
-                Cell(repeats_words(change, comparison.paired), "number", key=len(change.new_values)),
+                Cell(repeats_words(change, each.comparison.paired), "number", key=len(change.new_values)),
                 Cell(_share(change.allowed), "number", key=change.allowed),
                 Cell(_share(change.detectable), "number", key=change.detectable),
                 verdict_cell(change.verdict),
             )
         )
-        for comparison, change in changes[: 2 * ROWS]
+        for each, change in changes[:CHANGES]
     ]
     columns = (
         "Case", "Metric", "Base", "New", "New / base", "p", "Repeats", "Allowed", "Detectable", "Verdict",
     )  # fmt: skip
     caption = "Medians, their ratio with its 95 % interval, and the smallest change that so many repeats would show"
-    return table(caption, columns, rows, sortable=True) if rows else None
+    return table(f"{caption}{_left(CHANGES, len(changes))}", columns, rows, sortable=True) if rows else None
 
 
 def _value(metric: str, value: float | None) -> Cell:
@@ -110,32 +155,49 @@ def _share(share: float | None) -> str:
     return ABSENT if share is None else percent(share)
 
 
-def _figures(changes: Sequence[tuple[Comparison, Change]]) -> tuple[Figure, ...]:
+def _figures(changes: Sequence[tuple[_Told, Change]]) -> tuple[Figure, ...]:
     """Return a chart of ratios for each metric that has any, those that decide first."""
-    drawn = [(comparison, change) for comparison, change in changes if change.ratio is not None]
+    drawn = [(each, change) for each, change in changes if change.ratio is not None]
     figures = []
     metrics = known({change.metric for _, change in drawn})
     for metric in sorted(metrics, key=lambda name: name not in METRICS or METRICS[name].gate != "decides"):
-        chosen = [(comparison, change) for comparison, change in drawn if change.metric == metric]
-        rows = _told_apart([_drawn(comparison, change) for comparison, change in chosen[:MAX_ROWS]], chosen)
+        chosen = [(each, change) for each, change in drawn if change.metric == metric]
+        first = chosen[:MAX_ROWS]
+        names = _names([each for each, _ in first])
+        rows = [_drawn(each.comparison, change, name) for (each, change), name in zip(first, names, strict=True)]
         name = label(metric)
-        figures.append(
-            dots(f"{name[:1].upper()}{name[1:]}, new over base", _NOTE, "new / base", rows, len(chosen)),
-        )
+        title = f"{name[:1].upper()}{name[1:]}, new over base"
+        figures.append(dots(title, _NOTE, f"new / base{_sense(metric)}", rows, len(chosen)))
     return tuple(figures)
 
 
-def _told_apart(rows: Sequence[Drawn], chosen: Sequence[tuple[Comparison, Change]]) -> list[Drawn]:
-    """Return rows whose labels name the stacks too, where cases alone would not tell them apart."""
-    if len({row["label"] for row in rows}) == len(rows):
-        return list(rows)
-    named = [f"{c.case}, {c.new}" for c, _ in chosen[: len(rows)]]
-    if len(set(named)) < len(named):
-        named = [f"{n}: {name}" for n, name in enumerate(named, start=1)]
-    return [row | {"label": name} for row, name in zip(rows, named, strict=True)]
+def _sense(metric: str) -> str:
+    """Return what it means that a metric is greater than it was.
+
+    >>> _sense("latency_p50_s"), _sense("throughput_images_per_s"), _sense("top1")
+    (', right is slower (worse)', ', right is faster (better)', ', right is better')
+    """
+    better = METRICS[metric].better if metric in METRICS else "neither"
+    if better == "neither":
+        return ""
+    told = "better" if better == "higher" else "worse"
+    pace = "faster" if metric.endswith("_per_s") else "slower" if metric.endswith("_s") else ""
+    return f", right is {pace} ({told})" if pace else f", right is {told}"
 
 
-def _drawn(comparison: Comparison, change: Change) -> Drawn:
+def _names(told: Sequence[_Told]) -> list[str]:
+    """Return the names of the cases, with whatever else tells them apart: stacks, runs or profiles."""
+    cases = [each.comparison.case for each in told]
+    if len(set(cases)) == len(cases):
+        return cases
+    traits = [(each.comparison.new, each.comparison.base, f"run {each.run}", each.comparison.profile) for each in told]
+    varying = [i for i in range(4) if len({of[i] for of in traits}) > 1]
+    names = [" \N{MIDDLE DOT} ".join([case, *(of[i] for i in varying)]) for case, of in zip(cases, traits, strict=True)]
+    seen = [names[:n].count(name) for n, name in enumerate(names)]
+    return [f"{name} ({before + 1})" if before else name for name, before in zip(names, seen, strict=True)]
+
+
+def _drawn(comparison: Comparison, change: Change, name: str) -> Drawn:
     assert change.ratio is not None
     low, high = change.interval or (change.ratio, change.ratio)
     allowed = change.allowed
@@ -146,33 +208,33 @@ def _drawn(comparison: Comparison, change: Change) -> Drawn:
     )
     interval = f", interval {_ends(change)}" if change.interval else ""
     return {
-        "label": comparison.case,
+        "label": name,
         "value": change.ratio,
         "low": low,
         "high": high,
-        "from": None if allowed is None else 1 - allowed,
+        "from": None if allowed is None else 1 / (1 + allowed),  # logarithms are judged
         "to": None if allowed is None else 1 + allowed,
         "repeats": pairs,
         "text": f"{ratio(change.ratio)} {change.verdict}",
         "colour": colour_of(comparison.precision),
         "fill": _FILLS.get(change.verdict, 0.0),
-        "description": f"{comparison.case}, {comparison.base} to {comparison.new}: {ratio(change.ratio)}{interval}, "
+        "description": f"{name}, {comparison.base} to {comparison.new}: {ratio(change.ratio)}{interval}, "
         f"{repeats_words(change, comparison.paired)}, {change.verdict}",
     }
 
 
-def _kernels(listed: Sequence[Comparison]) -> Table | None:
+def _kernels(told: Sequence[_Told]) -> Table | None:
     rows = [
         Row(
             (
-                Cell(c.case, "code", f"{c.base} \N{RIGHTWARDS ARROW} {c.new}"),
+                each.case_cell(each.sides),
                 Cell(kernel.layer, "code"),
                 Cell(kernel.base or ABSENT, "code", _of_a_step(kernel.base_share)),
                 Cell(kernel.new or ABSENT, "code", _of_a_step(kernel.new_share)),
             )
         )
-        for c in listed
-        for kernel in c.kernels
+        for each in told
+        for kernel in each.comparison.kernels
     ]
     more = f". The first {ROWS} of {len(rows):,}" if len(rows) > ROWS else ""
     caption = f"By kernel, data type or instruction set; {ABSENT} is not run by oneDNN there{more}"
@@ -183,9 +245,26 @@ def _of_a_step(share: float | None) -> str:
     return "" if share is None else f"{percent(share)} of a step"
 
 
-def _differ(listed: Sequence[Comparison]) -> Table | None:
-    told = dict.fromkeys((c.base, c.new, difference) for c in listed for difference in c.differences)
-    rows = [Row((Cell(base), Cell(new), Cell(difference, "sentence"))) for base, new, difference in told]
-    return (
-        table("What else differs between the two", ("Base", "New", "Difference"), rows, stacked=True) if rows else None
-    )
+def _differ(told: Sequence[_Told]) -> Table | None:
+    """Return what differs, once for each two that were compared in a run, and of which cases where not of all."""
+    together: dict[tuple[int, str], list[_Told]] = {}
+    for each in told:
+        if each.comparison.differences:
+            together.setdefault((each.run, each.sides), []).append(each)
+    rows = [row for _, same in sorted(together.items()) for row in _difference_rows(same)]
+    return table("What else differs between the two", ("Compared", "Difference"), rows) if rows else None
+
+
+def _difference_rows(same: Sequence[_Told]) -> list[Row]:
+    cases: dict[str, list[str]] = {}
+    for each in same:
+        for difference in each.comparison.differences:
+            cases.setdefault(difference, []).append(each.comparison.case)
+    heading = Cell(same[0].sides, small=same[0].of, rows=len(cases))
+    told = [Cell(difference, "sentence", _only(of, len(same))) for difference, of in cases.items()]
+    return [Row((heading, cell) if n == 0 else (cell,)) for n, cell in enumerate(told)]
+
+
+def _only(cases: Sequence[str], total: int) -> str:
+    more = f" and {len(cases) - CASES} more" if len(cases) > CASES else ""
+    return f"in {', '.join(cases[:CASES])}{more}" if len(cases) < total else ""

@@ -47,6 +47,7 @@ def detail(entry: Entry, several: bool, logs: tuple[Tail, ...] = ()) -> Detail:
         record.profile,
     ]
     about += [f"batch {record.batch_size}"] * (record.batch_size is not None) + [f"run {entry.run}"] * several
+    about += [entry.changed] * bool(entry.changed)
     drawn = (_judgements(record), _metrics(record), _repeats(entry), _files(record))
     return Detail(
         anchor=entry.anchor,

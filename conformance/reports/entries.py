@@ -10,13 +10,19 @@ from typing import Any, NamedTuple, get_args
 import msgspec
 
 from conformance.cases.metrics import METRICS
-from conformance.records import GRAVITY, Record, Run, Verdict
+from conformance.records import CHANGE_GRAVITY, GRAVITY, ChangeVerdict, Record, Run, Verdict
 
 ABSENT = "\N{EN DASH}"
 # Thousands would make a page that no browser likes.
 DETAILED = 60  # cases shown in full, the gravest
 ROWS = 100  # of a table
 PRECISIONS = ("fp32", "bf16", "int8")
+# Beside which verdict of a case that of its comparison stands; the others make a case no graver.
+_AS_GRAVE_AS: dict[ChangeVerdict, Verdict] = {
+    "invalid": "invalid",
+    "regressed": "outside",
+    "inconclusive": "unstable",
+}
 _MAIN = {
     "accuracy": ("top1",),
     "throughput": ("throughput_images_per_s",),
@@ -31,7 +37,8 @@ class Entry(NamedTuple):
 
     ``record`` is the only one of them, or the gravest with the median of each metric. ``anchor`` is where the page
     shows it in full, or empty; ``about`` is what tells the cases apart beside their names: model, suite or stack, where
-    these differ, and how often it was repeated.
+    these differ, what it was found to be beside another stack or run, and how often it was repeated; ``changed`` is
+    the second of these by itself, or empty.
     """
 
     run: int
@@ -39,6 +46,7 @@ class Entry(NamedTuple):
     anchor: str
     about: str
     repeats: tuple[Record, ...]
+    changed: str = ""
 
     def values(self, metric: str) -> tuple[float, ...]:
         """Return what the repeats measured, in their order."""
@@ -46,19 +54,35 @@ class Entry(NamedTuple):
 
 
 def entries(runs: Sequence[Run]) -> tuple[Entry, ...]:
-    """Return all cases, the gravest verdicts first, and the same case of several runs together."""
+    """Return all cases, the gravest verdicts first, and the same case of several runs together.
+
+    The verdict of a comparison counts as well: a case that regressed stands among those that are outside.
+    """
     listed = [(n, _one(same), same) for n, run in enumerate(runs, start=1) for same in _repeats(run.records)]
+    found = [(record.case, record.verdict) for _, record, _ in listed]
+    found += [(c.case, _AS_GRAVE_AS[c.verdict]) for run in runs for c in run.comparisons if c.verdict in _AS_GRAVE_AS]
     gravest: dict[str, int] = {}
-    for _, record, _ in listed:
-        rank = GRAVITY.index(record.verdict)
-        gravest[record.case] = min(rank, gravest.get(record.case, rank))
+    for case, verdict in found:
+        rank = GRAVITY.index(verdict)
+        gravest[case] = min(rank, gravest.get(case, rank))
     first_seen = {case: place for place, case in enumerate(gravest)}
     listed.sort(key=lambda item: (gravest[item[1].case], first_seen[item[1].case], item[0]))
     about = _about([record for _, record, _ in listed])
+    changed = [_changed(runs[n - 1], record) for n, record, _ in listed]
     return tuple(
-        Entry(run, record, f"case-{place}" if place <= DETAILED else "", _repeated(said, same), same)
-        for place, ((run, record, same), said) in enumerate(zip(listed, about, strict=True), start=1)
+        Entry(n, record, f"case-{place}" if place <= DETAILED else "", _repeated(said, change, same), same, change)
+        for place, ((n, record, same), said, change) in enumerate(zip(listed, about, changed, strict=True), start=1)
     )
+
+
+def _changed(run: Run, record: Record) -> str:
+    """Return the gravest verdict of the comparisons in which a case was the new one, and beside what."""
+    place = (record.case, record.stack, record.profile)
+    found = [
+        comparison for comparison in run.comparisons if (comparison.case, comparison.new, comparison.profile) == place
+    ]
+    gravest = min(found, key=lambda comparison: CHANGE_GRAVITY.index(comparison.verdict), default=None)
+    return f"{gravest.verdict} beside {gravest.base}" if gravest else ""
 
 
 def latest(listed: Sequence[Entry], runs: int = 2) -> tuple[Entry, ...]:
@@ -114,9 +138,8 @@ def _verdicts(same: Sequence[Record]) -> str:
     return ", ".join(f"{number} {name}" for name, number in counts(r.verdict for r in same).items() if number)
 
 
-def _repeated(about: str, same: Sequence[Record]) -> str:
-    said = [about] * bool(about) + [f"{len(same)} repeats: {_verdicts(same)}"] * (len(same) > 1)
-    return " · ".join(said)
+def _repeated(about: str, changed: str, same: Sequence[Record]) -> str:
+    return " · ".join(filter(None, (about, changed, f"{len(same)} repeats: {_verdicts(same)}" * (len(same) > 1))))
 
 
 def _about(records: Sequence[Record]) -> list[str]:
@@ -143,15 +166,20 @@ def precision_rank(precision: str) -> int:
 def row_labels(chosen: Sequence[Entry]) -> list[str]:
     """Return what tells the entries apart in a chart: the precision and whatever else differs.
 
-    Entries that are the same in all of this are told apart by their case.
+    Entries that are the same in all of this are told apart by their case and run, and if need be by stack and profile.
     """
-    rows = [_traits(entry) for entry in chosen]
+    named = [(entry.record.case, f"run {entry.run}") for entry in chosen]
+    for rows in ([_traits(entry) for entry in chosen], named):
+        labels = _varying(rows)
+        if len(set(labels)) == len(labels):
+            return labels
+    return _varying([(*name, e.record.stack, e.record.profile) for name, e in zip(named, chosen, strict=True)])
+
+
+def _varying(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return of each row the first word and those that differ from row to row."""
     varying = [i for i in range(len(rows[0])) if i == 0 or len({row[i] for row in rows}) > 1] if rows else []
-    labels = [" · ".join(row[i] for i in varying) for row in rows]
-    if len(set(labels)) == len(labels):
-        return labels
-    several = len({entry.run for entry in chosen}) > 1
-    return [f"{entry.record.case}{f' · run {entry.run}' if several else ''}" for entry in chosen]
+    return [" · ".join(row[i] for i in varying) for row in rows]
 
 
 def _traits(entry: Entry) -> tuple[str, ...]:

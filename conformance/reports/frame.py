@@ -40,7 +40,7 @@ COLUMNS = {
     "machine": "str",  # the processor's name
 }
 
-_UNITS = {"_images_per_s": "images/s", "_flop_per_s": "FLOP/s", "_s": "s"}
+_UNITS = {"_images_per_s": "images/s", "_flop_per_s": "FLOP/s", "_s": "s", "_bytes": "B"}
 
 Value = str | float | int | None
 
@@ -59,8 +59,8 @@ def csv_text(frame: pd.DataFrame) -> str:
 def unit(metric: str) -> str:
     """Return the unit that a metric's name ends in.
 
-    >>> unit("achieved_flop_per_s"), unit("latency_p99_s"), unit("top1")
-    ('FLOP/s', 's', '')
+    >>> unit("achieved_flop_per_s"), unit("latency_p99_s"), unit("resident_growth_bytes"), unit("top1")
+    ('FLOP/s', 's', 'B', '')
     """
     return next((unit for ending, unit in _UNITS.items() if metric.endswith(ending)), "")
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from conformance.records import Run
 from conformance.records.exit_status import FAULT, INTERRUPTED, MEANINGS, USAGE
 from conformance.reports.details import size, spans
-from conformance.reports.entries import ABSENT, counted_aloud, moment, package_version, time_of
+from conformance.reports.entries import ABSENT, Entry, counted_aloud, moment, package_version, time_of
 from conformance.reports.tables import Cell, Row, Table, table
 from conformance.stacks.compatibility import TENSORFLOWS
 
@@ -22,6 +22,7 @@ _KNOWN = {
     "SynapseAI": ("synapse", "habana-tensorflow"),
 }
 _EARLY = (INTERRUPTED, FAULT, USAGE)
+_NAMED = 4  # machines or stacks at the top of a page of several runs
 
 
 class Fact(NamedTuple):
@@ -35,7 +36,7 @@ class Fact(NamedTuple):
 def facts(runs: Sequence[Run]) -> list[Fact]:
     """Return what stands under the title."""
     if len(runs) > 1:
-        return [Fact("Runs", str(len(runs))), Fact("Records", f"{sum(len(run.records) for run in runs):,}")]
+        return _facts_of_several(runs)
     head = runs[0].header
     return [
         Fact("Run", head.run),
@@ -44,7 +45,39 @@ def facts(runs: Sequence[Run]) -> list[Fact]:
         Fact("Machine", machine_name(runs[0])),
         Fact("Profile", head.profile),
         Fact("Stack", "; ".join(_stack_line(name, stack) for name, stack in head.stacks.items()) or ABSENT),
+        Fact("Exit status", _ended_with(runs[0])),
     ]
+
+
+def _facts_of_several(runs: Sequence[Run]) -> list[Fact]:
+    started = sorted((run.header.started_at for run in runs), key=_seconds)
+    machines = dict.fromkeys(machine_name(run) for run in runs)
+    stacks = dict.fromkeys(_stack_line(name, stack) for run in runs for name, stack in run.header.stacks.items())
+    return [
+        Fact("Runs", str(len(runs))),
+        Fact("First started", moment(started[0])),
+        Fact("Last started", moment(started[-1])),
+        Fact("Machine" if len(machines) == 1 else f"{len(machines)} machines", _first_of(list(machines))),
+        Fact("Stack" if len(stacks) == 1 else f"{len(stacks)} stacks", _first_of(list(stacks)) or ABSENT),
+        Fact("Profile", _first_of(list(dict.fromkeys(run.header.profile for run in runs)))),
+    ]
+
+
+def _seconds(text: str) -> float:
+    time = time_of(text)
+    return time.timestamp() if time else 0.0
+
+
+def _first_of(names: Sequence[str]) -> str:
+    more = [f"and {len(names) - _NAMED} more"] * (len(names) > _NAMED)
+    return "; ".join([*names[:_NAMED], *more])
+
+
+def _ended_with(run: Run) -> str:
+    if run.footer is None:
+        return ABSENT
+    meaning = MEANINGS.get(run.footer.exit_status)
+    return f"{run.footer.exit_status}: {meaning}" if meaning else str(run.footer.exit_status)
 
 
 def banners(runs: Sequence[Run]) -> list[str]:
@@ -61,14 +94,15 @@ def _warnings(run: Run, name: str, several: bool) -> list[str]:
         said.append(f"{this} ended early: {MEANINGS[run.footer.exit_status]} (exit status {run.footer.exit_status}).")
     counted = sum(run.footer.counts.values()) if run.footer else len(run.records)
     if counted != len(run.records):
-        said.append(f"{this} counted {counted} cases in its footer, and its file holds {len(run.records)}.")
+        said.append(f"{this} counted {counted} records in its footer, and its file holds {len(run.records)}.")
     if run.header.hardware_differences:
         differs = "; ".join(run.header.hardware_differences)
         said.append(f"{this} was made on a machine that is not {run.header.profile!r}: {differs}.")
     return said
 
 
-def run_table(runs: Sequence[Run]) -> Table:
+def run_table(runs: Sequence[Run], listed: Sequence[Entry]) -> Table:
+    """Return a row for each run, which counts cases as the top of the page does: the repeats of one are one."""
     rows = [
         Row(
             (
@@ -76,12 +110,16 @@ def run_table(runs: Sequence[Run]) -> Table:
                 Cell(run.header.run, "code", small=moment(run.header.started_at)),
                 Cell(run.header.profile, small=str(run.header.host.get("model_name", ""))),
                 Cell("; ".join(_stack_line(name, stack) for name, stack in run.header.stacks.items())),
-                Cell(counted_aloud(record.verdict for record in run.records), "sentence"),
+                Cell(
+                    counted_aloud(entry.record.verdict for entry in listed if entry.run == n),
+                    "sentence",
+                    small=f"exit status {run.footer.exit_status}" if run.footer else "did not end by itself",
+                ),
             )
         )
         for n, run in enumerate(runs, start=1)
     ]
-    return table("The runs", ("Run", "Name", "Profile", "Stack", "Verdicts"), rows, stacked=True)
+    return table("The runs", ("Run", "Name", "Profile", "Stack", "Cases"), rows, stacked=True)
 
 
 def hosts(runs: Sequence[Run]) -> list[tuple[str, list[Fact]]]:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from conformance.records import Run, Verdict
+from conformance.records import CHANGE_GRAVITY, ChangeVerdict, Run, Verdict
 from conformance.reports import details, machine, tables
-from conformance.reports.charts import accuracy_charts, ceiling_charts, duration_table, speed_charts, speedup_charts
+from conformance.reports.charts import (
+    accuracy_charts,
+    ceiling_charts,
+    duration_table,
+    speed_charts,
+    speedup_charts,
+    training_charts,
+)
 from conformance.reports.comparisons import comparisons
 from conformance.reports.drawing import Figure
 from conformance.reports.entries import DETAILED, Entry, counted_aloud, counts, entries, latest
 from conformance.reports.flips import flips
 from conformance.reports.history import Shifts, history
-from conformance.reports.learning import learning
+from conformance.reports.learning import WARMUP_STEPS, learning
 from conformance.reports.logs import log_tails
 from conformance.reports.published import published_table
 from conformance.reports.scaling import scaling
@@ -27,7 +34,7 @@ from conformance.reports.versions import version_matrix
 
 
 class Tally(NamedTuple):
-    """How many cases got one verdict."""
+    """How many cases or comparisons got one verdict."""
 
     verdict: str
     kind: str
@@ -36,12 +43,17 @@ class Tally(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Charts and the table of the same numbers; ``more`` has those that the table has no column for."""
+    """Charts and the table of the same numbers; ``more`` has those that the table has no column for.
+
+    ``title`` and ``anchor`` are those of a part of a section.
+    """
 
     figures: list[Figure]
-    table: tables.Table
+    table: tables.Table | None
     note: str
     more: tables.Table | None = None
+    title: str = ""
+    anchor: str = ""
 
 
 def page(runs: Sequence[Run], shifts: Shifts | None = None) -> str:
@@ -73,27 +85,30 @@ def _contents(runs: Sequence[Run], shifts: Shifts) -> dict[str, object]:
     listed = entries(runs)
     several = len(runs) > 1
     found = [entry.record.verdict for entry in listed]
+    changes = [comparison.verdict for run in runs for comparison in run.comparisons]
     logs = log_tails(runs, listed)
+    learnt = learning(runs, listed)
     return {
         "title": _title(runs),
         "sentence": f"{_cases(listed)}: {counted_aloud(found)}.",
         "gravity": gravity(),
-        "tallies": _tallies(found),
+        "tallies": _tallies(counts(found)),
+        "changes": _tallies({verdict: changes.count(verdict) for verdict in CHANGE_GRAVITY}) if changes else [],
         "banners": machine.banners(runs),
         "facts": machine.facts(runs),
-        "runs": machine.run_table(runs) if several else None,
+        "runs": machine.run_table(runs, listed) if several else None,
         "verdicts": verdicts(listed, several),
-        "comparisons": comparisons(runs),
+        "comparisons": comparisons(runs, listed),
         "versions": version_matrix(runs, listed),
         "accuracy": _part(accuracy_charts, tables.accuracy_table, listed, several),
         "flips": flips(runs, listed),
         "training": tables.training_table(listed, several),
-        "learning": learning(runs, listed),
+        "learning": learnt,
         "scaling": scaling(listed, several),
-        "speeds": _speeds(listed, several),
+        "speeds": _speeds(listed, several, learnt.timed if learnt else ()),
         "history": history(runs, listed, shifts),
         "published": published_table(listed),
-        "kernels": tables.kernel_table(listed, several),
+        "kernels": tables.kernel_table(latest(listed, 1), several),
         "noise": tables.noise_table(listed, several),
         "hosts": machine.hosts(runs),
         "stacks": machine.stack_table(runs),
@@ -108,13 +123,29 @@ def _contents(runs: Sequence[Run], shifts: Shifts) -> dict[str, object]:
     }
 
 
-def _speeds(listed: Sequence[Entry], several: bool) -> list[Part]:
-    parts = (
-        _part(speed_charts, tables.speed_table, listed, several, duration_table),
-        _part(speedup_charts, tables.speedup_table, listed, several),
-        _part(ceiling_charts, tables.ceiling_table, listed, several),
+def _speeds(listed: Sequence[Entry], several: bool, timed: Sequence[Entry]) -> list[Part]:
+    """Return the parts that there are; ``timed`` are trainings with the times of their steps."""
+    parts = {
+        "Throughput and latency": _part(speed_charts, tables.speed_table, listed, several, duration_table),
+        "Speed-up over fp32": _part(speedup_charts, tables.speedup_table, listed, several),
+        "Share of the ceiling": _part(ceiling_charts, tables.ceiling_table, listed, several),
+        "Training speed": _training_speed(listed, several, timed),
+    }
+    return [part._replace(title=title, anchor=title.lower().replace(" ", "-")) for title, part in parts.items() if part]
+
+
+def _training_speed(listed: Sequence[Entry], several: bool, timed: Sequence[Entry]) -> Part | None:
+    """Return the speeds of trainings, and beneath them the time that each of their steps took."""
+    drawn = latest(listed)
+    figures = [*training_charts(drawn), *speed_charts(latest(timed))]
+    note = f"Times are of steps with the wait for their images, the first {WARMUP_STEPS} left out." if timed else ""
+    return (
+        Part(figures, duration_table(timed, several), f"{note} {_of_many(drawn, listed)}".strip()) if figures else None
     )
-    return [part for part in parts if part]
+
+
+def _of_many(drawn: Sequence[Entry], listed: Sequence[Entry]) -> str:
+    return "The last two runs of each case are drawn; History has all." if len(drawn) < len(listed) else ""
 
 
 def _part(
@@ -127,8 +158,7 @@ def _part(
     table, drawn = tabulate(listed, several), latest(listed)
     if table is None:
         return None
-    note = "The last two runs of each case are drawn; History has all." if len(drawn) < len(listed) else ""
-    return Part(draw(drawn), table, note, tabulate_more(listed, several) if tabulate_more else None)
+    return Part(draw(drawn), table, _of_many(drawn, listed), tabulate_more(listed, several) if tabulate_more else None)
 
 
 def _title(runs: Sequence[Run]) -> str:
@@ -154,8 +184,5 @@ def _details_note(cases: int) -> str:
     )
 
 
-def _tallies(verdicts: Sequence[Verdict]) -> list[Tally]:
-    return [
-        Tally(verdict, verdict.replace(" ", "-"), f"{count:,}", count == 0)
-        for verdict, count in counts(verdicts).items()
-    ]
+def _tallies(counted: Mapping[Verdict, int] | Mapping[ChangeVerdict, int]) -> list[Tally]:
+    return [Tally(verdict, verdict.replace(" ", "-"), f"{count:,}", count == 0) for verdict, count in counted.items()]

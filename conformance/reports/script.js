@@ -54,20 +54,21 @@ function sortable(table) {
 
 function filtered(place) {
   const table = place.querySelector("table"), body = table.tBodies[0], first = body.rows[0];
-  const {words, facets, rest} = JSON.parse(document.getElementById("rows").textContent);
+  const {words, facets, rest, small} = JSON.parse(document.getElementById("rows").textContent);
   const bar = document.querySelector(".filters"), more = place.querySelector(".more-rows");
   const text = bar.querySelector("[data-text]"), selects = [...bar.querySelectorAll("select")];
-  const spoken = cells => cells.map(said => words[said]).join(" ");
+  const cut = document.querySelector("[data-cut]");
+  const spoken = n => [...rest[n], ...small[n]].map(said => words[said]).join(" ");
   const rows = facets.map((of, n) => {
-    const row = body.rows[n], cells = row ? null : rest[n - body.rows.length];
+    const row = body.rows[n], at = row ? null : n - body.rows.length;
     const traits = of.map(word => words[word]);
-    return {row, cells, traits, n, text: `${row ? row.textContent : spoken(cells)} ${traits.join(" ")}`.toLowerCase()};
+    return {row, at, traits, text: `${row ? row.textContent : spoken(at)} ${traits.join(" ")}`.toLowerCase()};
   });
   let limit = STEP, column = null, sign = 1;
 
-  const built = cells => {
+  const built = n => {
     const row = first.cloneNode(true);
-    cells.forEach((said, at) => {
+    rest[n].forEach((said, at) => {
       const cell = row.cells[at];
       if (cell.classList.contains("judged")) {
         const kind = `verdict-${words[said].replace(" ", "-")}`, shown = cell.firstElementChild;
@@ -77,12 +78,14 @@ function filtered(place) {
         return;
       }
       cell.textContent = words[said];
+      const beneath = words[small[n][at]];
+      if (beneath) cell.appendChild(document.createElement("small")).textContent = beneath;
     });
     return row;
   };
   const sortedBy = (each, at) => {
     if (each.row) return key(each.row.cells[at]);
-    const said = words[each.cells[at]];
+    const said = words[rest[each.at][at]];
     return first.cells[at].classList.contains("judged") ? gravity.indexOf(said) : said.toLowerCase();
   };
   const draw = () => {
@@ -91,13 +94,18 @@ function filtered(place) {
     let found = rows.filter(each =>
       asked.every(([at, word]) => each.traits[at] === word) && wanted.every(word => each.text.includes(word)));
     if (column !== null) found = sorted(found, column, sign, sortedBy);
-    body.replaceChildren(...found.slice(0, limit).map(each => each.row ??= built(each.cells)));
+    body.replaceChildren(...found.slice(0, limit).map(each => each.row ??= built(each.at)));
     const left = found.length - limit;
     more.hidden = left <= 0;
     more.textContent = `Show ${Math.min(STEP, left)} more of ${left.toLocaleString("en")}`;
-    const all = rows.length.toLocaleString("en");
-    bar.querySelector("[data-status]").textContent =
-      `${found.length.toLocaleString("en")} of ${all} ${rows.length === 1 ? "case" : "cases"}`;
+    const number = count => count.toLocaleString("en");
+    const all = `${number(rows.length)} cases`, drawn = Math.min(limit, found.length);
+    bar.querySelector("[data-status]").textContent = `${number(found.length)} of ${all}`;
+    const chosen = selects.filter(each => each.selectedIndex).map(each => `${each.dataset.name} ${each.value}`);
+    if (wanted.length) chosen.push(`the words \u201c${wanted.join(" ")}\u201d`);
+    const told = chosen.length ? `, of ${number(found.length)} with ${chosen.join(", ")}` : "";
+    cut.textContent = `These are ${number(drawn)} of ${all}${told}.`;
+    cut.hidden = drawn === rows.length;
   };
   const anew = () => { limit = STEP; draw(); };
   text.addEventListener("input", anew);
@@ -110,7 +118,7 @@ function filtered(place) {
   more.addEventListener("click", () => { limit += STEP; draw(); });
   if (rows.length > 1) {
     if (table.classList.contains("sortable")) headed(table, (at, way) => { column = at; sign = way; anew(); });
-    document.querySelector("[data-cut]")?.remove();
+    cut.classList.add("on-paper"); // on the screen the line above the table says it
     bar.hidden = false;
     draw();
   }
@@ -123,18 +131,51 @@ function pointed() {
   tip.hidden = true;
   tip.setAttribute("aria-hidden", "true");
   document.querySelectorAll("figure svg [aria-label] > title").forEach(each => each.remove());
-  document.addEventListener("pointermove", event => {
+  let last = {mark: null, x: 0, y: 0};
+  const hide = () => { last.mark = null; tip.hidden = true; };
+  const show = event => {
+    const {clientX: x, clientY: y} = event;
     const mark = event.target.closest?.("figure svg") &&
-      document.elementsFromPoint(event.clientX, event.clientY).find(each => each.matches("svg :not(g)[aria-label]"));
-    tip.hidden = !mark;
-    if (tip.hidden) return;
+      document.elementsFromPoint(x, y).find(each => each.matches("svg :not(g)[aria-label]"));
+    if (!mark) return hide();
+    last = {mark, x, y};
+    tip.hidden = false;
     tip.textContent = mark.getAttribute("aria-label");
     const {width, height} = tip.getBoundingClientRect(), edge = document.documentElement.clientWidth;
     tip.style.left = `${Math.max(4, Math.min(event.clientX + 12, edge - width - 4))}px`;
     tip.style.top = `${event.clientY > height + 24 ? event.clientY - height - 12 : event.clientY + 18}px`;
+  };
+  for (const kind of ["pointermove", "pointerdown"]) document.addEventListener(kind, show); // a finger only taps
+  document.addEventListener("keydown", event => { if (event.key === "Escape") hide(); });
+  document.addEventListener("scroll", () => {
+    if (last.mark && !document.elementsFromPoint(last.x, last.y).includes(last.mark)) hide();
+  }, {capture: true, passive: true});
+}
+
+// A table that scrolls can be scrolled by the keyboard; one that does not is no stop on the way through the page.
+function reachable() {
+  const watch = new ResizeObserver(seen => seen.forEach(({target}) => {
+    if (target.scrollWidth > target.clientWidth) target.tabIndex = 0;
+    else target.removeAttribute("tabindex");
+  }));
+  document.querySelectorAll(".scroll").forEach(each => {
+    each.removeAttribute("tabindex");
+    watch.observe(each);
   });
+}
+
+// What is folded is printed: style alone unfolds it in some browsers only.
+function unfoldedOnPaper() {
+  let folded = [];
+  addEventListener("beforeprint", () => {
+    folded = [...document.querySelectorAll("details:not([open])")];
+    folded.forEach(each => { each.open = true; });
+  });
+  addEventListener("afterprint", () => folded.splice(0).forEach(each => { each.open = false; }));
 }
 
 filtered(document.getElementById("cases-judged"));
 document.querySelectorAll("table.sortable").forEach(each => { if (!each.closest("#cases-judged")) sortable(each); });
 pointed();
+reachable();
+unfoldedOnPaper();

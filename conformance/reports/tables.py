@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from conformance.cases.metrics import METRICS, count, percent
-from conformance.records import ChangeVerdict, Noise, Record, Verdict
+from conformance.records import ChangeVerdict, Noise, Record, Verdict, worst
 from conformance.reports.entries import ABSENT, ROWS, Entry, by_batch, label, shown
 
 _ACCURACY = {
@@ -42,7 +42,15 @@ _SCALING = {
     "straggler_share": "Straggler",
     "weights_differ": "Other weights",
 }
+_TIED = "\N{NO-BREAK SPACE}"  # an interval takes two lines at most
 _SPEEDUP = {"speedup_over_fp32": "Speed-up"}
+_NOISE = {
+    "Steal": "processor time that other guests of the host took",
+    "Foreign": "processor time that other processes took",
+    "Throttled": "times that a core was slowed for heat",
+    "Spread": METRICS["spread"].label,
+    "Ceiling drift": "by how much the ceiling differed before and after",
+}
 _CEILING = {"achieved_flop_per_s": "Achieved", "ceiling_flop_per_s": "Ceiling", "ceiling_share": "Share"}
 
 
@@ -71,8 +79,8 @@ class Row(NamedTuple):
 class Table(NamedTuple):
     """``stacked`` tables of words become cards on a narrow screen; the others scroll in their place.
 
-    The heads of ``sortable`` ones sort them. ``wide`` says that there are more columns than a page has room for in
-    the usual type.
+    The heads of ``sortable`` ones sort them. ``note`` says what short heads stand for. ``wide`` says that there are
+    more columns than a page has room for in the usual type.
     """
 
     caption: str
@@ -81,6 +89,7 @@ class Table(NamedTuple):
     numbers: tuple[bool, ...] = ()
     stacked: bool = False
     sortable: bool = False
+    note: str = ""
 
     @property
     def wide(self) -> bool:
@@ -88,13 +97,27 @@ class Table(NamedTuple):
 
 
 def table(
-    caption: str, columns: Sequence[str], rows: Iterable[Row], stacked: bool = False, sortable: bool = False
+    caption: str,
+    columns: Sequence[str],
+    rows: Iterable[Row],
+    stacked: bool = False,
+    sortable: bool = False,
+    note: str = "",
 ) -> Table:
     """Return a table whose heads stand over numbers where its cells are numbers."""
     listed = tuple(rows)
     full = [row.cells for row in listed if len(row.cells) == len(columns)]
     numbers = tuple(any(cells[i].kind == "number" for cells in full) for i in range(len(columns)))
-    return Table(caption, tuple(columns), listed, numbers, stacked, sortable and len(listed) > 1)
+    return Table(caption, tuple(columns), listed, numbers, stacked, sortable and len(listed) > 1, note)
+
+
+def verdict_on(record: Record, metrics: Container[str]) -> Verdict:
+    """Return the gravest verdict on those of these metrics that are judged, or the doubt that a case leaves on all."""
+    found = [judgement.verdict for judgement in record.judgements if judgement.metric in metrics]
+    judged: list[Verdict] = [verdict for verdict in found if verdict != "unjudged"]
+    if judged:
+        return worst(judged)
+    return record.verdict if record.verdict in ("unstable", "invalid", "not run") else "unjudged"
 
 
 def verdict_cell(verdict: Verdict | ChangeVerdict) -> Cell:
@@ -149,7 +172,7 @@ def _metric_table(caption: str, named: dict[str, str], chosen: Sequence[Entry], 
                 *heading(entry, several),
                 *([batch_cell(entry.record)] if sized else []),
                 *(_with_interval(entry.record, metric) for metric in metrics),
-                verdict_cell(entry.record.verdict),
+                verdict_cell(verdict_on(entry.record, named)),
             ),
             published.get(_place(entry), ()),
         )
@@ -161,7 +184,14 @@ def _metric_table(caption: str, named: dict[str, str], chosen: Sequence[Entry], 
         *(named[metric] for metric in metrics),
         "Verdict",
     )
-    return table(caption, columns, rows, sortable=True) if rows else None
+    note = f"{_explained({named[metric]: label(metric) for metric in metrics})} Verdict: on the metrics of this table."
+    return table(caption, columns, rows, sortable=True, note=note.strip()) if rows else None
+
+
+def _explained(heads_of: Mapping[str, str]) -> str:
+    """Say what heads stand for that are not what they name."""
+    told = [f"{head}: {meant}" for head, meant in heads_of.items() if head.lower() != meant.lower()]
+    return f"{'; '.join(told)}." if told else ""
 
 
 def first_of(caption: str, chosen: Sequence[Entry]) -> tuple[str, Sequence[Entry]]:
@@ -204,7 +234,7 @@ def noise_table(chosen: Sequence[Entry], several: bool) -> Table | None:
     )
     rows = [Row((*heading(entry, several), *_noise_cells(noise))) for entry in first if (noise := entry.record.noise)]
     columns = (*heads(several), "Steal", "Foreign", "Throttled", "Spread", "Ceiling drift", "In words")
-    return table(caption, columns, rows, sortable=True) if rows else None
+    return table(caption, columns, rows, sortable=True, note=_explained(_NOISE)) if rows else None
 
 
 def _noise_cells(noise: Noise) -> tuple[Cell, ...]:
@@ -232,7 +262,8 @@ def heads(several: bool) -> tuple[str, ...]:
 
 def _with_interval(record: Record, metric: str) -> Cell:
     interval = record.intervals.get(metric)
-    small = f"{shown(metric, interval[0])} to {shown(metric, interval[1])}" if interval else ""
+    ends = [shown(metric, end).replace(" ", _TIED) for end in interval or ()]
+    small = f" to{_TIED}".join(ends)
     value = record.metrics.get(metric)
     return Cell(shown(metric, value), "number", small, key=value)
 

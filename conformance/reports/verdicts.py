@@ -10,7 +10,7 @@ from conformance.records import CHANGE_GRAVITY, GRAVITY, Judgement, Record
 from conformance.reports.entries import ROWS, Entry
 from conformance.reports.tables import Cell, Row, Table, heading, heads, table, verdict_cell
 
-REST_CHARACTERS = 400_000  # of the sentences of all rows that the table does not hold
+REST_CHARACTERS = 1_200_000  # of the sentences of all rows that the table does not hold, those in small included
 _FACETS: dict[str, Callable[[Record], str]] = {
     "verdict": lambda record: record.verdict,
     "precision": lambda record: record.precision,
@@ -34,7 +34,8 @@ class Verdicts(NamedTuple):
 
     In the JSON, ``words`` holds every text once. ``facets`` has, for each row of the table and then for each row that
     the table does not hold, the numbers of the words of its facets; ``rest`` has the numbers of the words of each cell
-    of the rows that the table does not hold, without what is in small, and cut short where there are thousands.
+    of the rows that the table does not hold, and ``small`` those of what stands in small beneath them. Where there are
+    thousands, their texts are cut short.
     """
 
     table: Table
@@ -92,9 +93,11 @@ def _json(traits: Sequence[tuple[str, ...]], rest: Sequence[Row]) -> str:
         return words.setdefault(word, len(words))
 
     facets = [[number(word) for word in trait] for trait in traits]
-    longest = max(40, REST_CHARACTERS // max(1, len(rest)))
-    cells = [[number(shorten(cell.text, longest)) for cell in row.cells] for row in rest]
-    text = json.dumps({"words": list(words), "facets": facets, "rest": cells}, separators=(",", ":"))
+    third = max(40, REST_CHARACTERS // (3 * max(1, len(rest))))
+    cells = [[number(shorten(cell.text, 2 * third)) for cell in row.cells] for row in rest]
+    small = [[number(shorten(cell.small, third)) for cell in row.cells] for row in rest]
+    data = {"words": list(words), "facets": facets, "rest": cells, "small": small}
+    text = json.dumps(data, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

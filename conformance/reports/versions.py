@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,14 @@ from conformance.reports.tables import Cell, Row, Table, table
 COLUMNS = 6
 
 
+class _Key(NamedTuple):
+    """What is compared: one metric of a case at one batch size."""
+
+    case: str
+    metric: str
+    batch_size: int | None
+
+
 class _Place(NamedTuple):
     """On what a case was measured."""
 
@@ -24,29 +33,39 @@ class _Place(NamedTuple):
 
 
 def version_matrix(runs: Sequence[Run], listed: Sequence[Entry]) -> Table | None:
-    """Return the main metric of each case by profile, machine and versions of what it ran on.
+    """Return the main metric of each case and batch by profile, machine and versions of what it ran on.
 
     The last run counts where several are of one place. None where there is one place only, or no case in two of them.
     """
-    latest: dict[tuple[str, str, _Place], Record] = {}
+    latest: dict[tuple[_Key, _Place], Record] = {}
     for entry in sorted(listed, key=lambda entry: entry.record.started_at):
-        metric = main_metric(entry.record)
-        if metric:
-            latest[entry.record.case, metric, _place(runs[entry.run - 1], entry.record)] = entry.record
-    found: dict[tuple[str, str], list[_Place]] = {}
-    for case, metric, place in latest:
-        found.setdefault((case, metric), []).append(place)
-    order = dict.fromkeys((entry.record.case, main_metric(entry.record) or "") for entry in listed)
-    shared = [(case, metric) for case, metric in order if len(found.get((case, metric), ())) > 1]
-    places = sorted({place for of in shared for place in found[of]})
+        key = _key(entry.record)
+        if key:
+            latest[key, _place(runs[entry.run - 1], entry.record)] = entry.record
+    found: dict[_Key, list[_Place]] = {}
+    for key, place in latest:
+        found.setdefault(key, []).append(place)
+    order = dict.fromkeys(key for entry in listed if (key := _key(entry.record)))
+    shared = [key for key in order if len(found[key]) > 1]
+    places = sorted({place for key in shared for place in found[key]}, key=_natural)
     if not shared:
         return None
     drawn = places[:COLUMNS]
-    rows = [_row(case, metric, [latest.get((case, metric, place)) for place in drawn]) for case, metric in shared]
+    rows = [_row(key, [latest.get((key, place)) for place in drawn]) for key in shared]
     left = f"; {len(places) - COLUMNS} more places are in the CSV" if len(places) > COLUMNS else ""
     left += f"; the first {ROWS} of {len(rows):,} cases" if len(rows) > ROWS else ""
-    caption = f"The latest of each case; beneath it what it is of the first in its row, no test and no verdict{left}"
-    return table(caption, ("Case", "Metric", *_heads(drawn)), rows[:ROWS], sortable=True)
+    caption = f"The latest of each case; beneath it the change against the leftmost value in the row, not tested{left}"
+    return table(caption, ("Case", "Metric", "Batch", *_heads(drawn)), rows[:ROWS], sortable=True)
+
+
+def _key(record: Record) -> _Key | None:
+    metric = main_metric(record)
+    return _Key(record.case, metric, record.batch_size) if metric else None
+
+
+def _natural(place: _Place) -> list[list[str | int]]:
+    """Return what sorts version 2.9 before 2.15."""
+    return [[int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", field)] for field in place]
 
 
 def _place(run: Run, record: Record) -> _Place:
@@ -64,9 +83,12 @@ def _heads(places: Sequence[_Place]) -> list[str]:
     return [f"{head} · {place.stack}" for head, place in zip(heads, places, strict=True)]
 
 
-def _row(case: str, metric: str, records: Sequence[Record | None]) -> Row:
-    first = next(record.metrics[metric] for record in records if record) if any(records) else None
-    return Row((Cell(case, "code"), Cell(label(metric)), *(_cell(metric, record, first) for record in records)))
+def _row(key: _Key, records: Sequence[Record | None]) -> Row:
+    metric = key.metric
+    first = next((record.metrics[metric] for record in records if record), None)
+    batch = Cell(str(key.batch_size or ABSENT), "number", key=key.batch_size)
+    cells = (_cell(metric, record, first) for record in records)
+    return Row((Cell(key.case, "code"), Cell(label(metric)), batch, *cells))
 
 
 def _cell(metric: str, record: Record | None, first: float | None) -> Cell:
