@@ -186,13 +186,15 @@ def _sense(metric: str) -> str:
 
 
 def _names(told: Sequence[_Told]) -> list[str]:
-    """Return the names of the cases, with whatever else tells them apart: stacks, runs or profiles."""
-    cases = [each.comparison.case for each in told]
-    if len(set(cases)) == len(cases):
-        return cases
-    traits = [(each.comparison.new, each.comparison.base, f"run {each.run}", each.comparison.profile) for each in told]
+    """Return the names of the cases, with as much else as tells them apart: runs, stacks, profiles."""
+    names = cases = [each.comparison.case for each in told]
+    traits = [(f"run {each.run}", each.comparison.new, each.comparison.base, each.comparison.profile) for each in told]
     varying = [i for i in range(4) if len({of[i] for of in traits}) > 1]
-    names = [" \N{MIDDLE DOT} ".join([case, *(of[i] for i in varying)]) for case, of in zip(cases, traits, strict=True)]
+    for enough in range(len(varying) + 1):
+        parts = [[case, *(of[i] for i in varying[:enough])] for case, of in zip(cases, traits, strict=True)]
+        names = [" \N{MIDDLE DOT} ".join(each) for each in parts]
+        if len(set(names)) == len(names):
+            return names
     seen = [names[:n].count(name) for n, name in enumerate(names)]
     return [f"{name} ({before + 1})" if before else name for name, before in zip(names, seen, strict=True)]
 
