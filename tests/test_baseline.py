@@ -153,6 +153,7 @@ def test_what_was_not_measured_is_not_accepted(tmp_path: Path) -> None:
         accept(failed, CASE, None, "x", LATER)
 
 
+@pytest.mark.outside
 def test_a_session_tells_a_baseline_that_cannot_be_judged_from_before_it_measures(tmp_path: Path) -> None:
     project = suites(tmp_path, ROW)
     base = write(tmp_path / "kept", head("aaaa", 1), repeats(0.01))
