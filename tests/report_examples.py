@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from conformance.records import (
     ScalingPoint,
     Series,
 )
+from conformance.records.run_file import RunWriter
 
 STARTED = "2026-11-21T12:03:01+00:00"
 DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -463,6 +465,18 @@ def gaudi_run() -> Run:
     host = {"architecture": "x86_64", "model_name": "Example host (test data)", "accelerators": "1 x Gaudi (test data)"}
     head = header(run="run-20261124-100000-c3d4", profile="gaudi-1", host=host, stacks=stacks)
     return Run(directory=f"results/{head.run}", header=head, records=records, footer=footer(records))
+
+
+def written(place: Path, runs: Iterable[Run]) -> list[Path]:
+    """Write run files below ``place``, without footers, and return the directories of the runs."""
+    found = []
+    for run in runs:
+        writer = RunWriter.create(place, run.header)
+        for line in run.records:
+            writer.append(line)
+        writer.close()
+        found.append(writer.directory)
+    return found
 
 
 def dated_runs(count: int = 5) -> list[Run]:

@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from report_examples import change, comparison, dated_runs, header, record, side_by_side, speed
+from report_examples import change, comparison, dated_runs, header, record, side_by_side, speed, written
 
 from conformance.commands.report import level_shifts
 from conformance.records import Record, Run
 from conformance.records.accepted import ACCEPTED_FILE, accept
-from conformance.records.run_file import RunWriter, read_run
+from conformance.records.run_file import read_run
 from conformance.reports.comparisons import CHANGES, comparisons
 from conformance.reports.entries import entries
 from conformance.reports.history import Section, history
@@ -164,14 +164,7 @@ def test_repeats_are_drawn_in_a_course() -> None:
 @pytest.fixture
 def kept(tmp_path: Path) -> list[Run]:
     """Return eight runs in their directories, the newer four slower."""
-    runs = []
-    for run in dated_runs(8):
-        writer = RunWriter.create(tmp_path, run.header)
-        for line in run.records:
-            writer.append(line)
-        writer.close()
-        runs.append(read_run(writer.directory))
-    return runs
+    return [read_run(directory) for directory in written(tmp_path, dated_runs(8))]
 
 
 def test_a_level_is_told_with_what_differs_and_whether_it_was_accepted(kept: list[Run]) -> None:

@@ -30,11 +30,11 @@ from report_examples import (
     side_by_side,
     speed,
     trained,
+    written,
 )
 
 from conformance.cli import main
 from conformance.records import Artefact, Record, Run
-from conformance.records.run_file import RunWriter
 from conformance.reports import comparisons_path, write_report
 from conformance.reports.changes import COLUMNS as CHANGE_COLUMNS
 from conformance.reports.charts import duration_table
@@ -338,13 +338,7 @@ def test_runs_of_another_machine_are_no_history() -> None:
 
 
 def test_the_first_run_of_another_level_is_marked_in_its_course_and_told(tmp_path: Path) -> None:
-    places = []
-    for run in dated_runs(8):
-        writer = RunWriter.create(tmp_path, run.header)
-        for line in run.records:
-            writer.append(line)
-        writer.close()
-        places.append(str(writer.directory))
+    places = map(str, written(tmp_path, dated_runs(8)))
     assert main(["report", *places, "--html", str(tmp_path / "report.html")]) == 0
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     text = Elements(html).text

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conformance.commands.parser import command
+from conformance.commands.parser import command, max_slowdown
 from conformance.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,9 +18,6 @@ KERNELS = 10  # changed layers that are printed, those with the largest share of
 
 
 def add(subparsers: Subparsers) -> None:
-    from conformance.fixtures.options import slowdown
-    from conformance.judging.change import MAX_SLOWDOWN
-
     about = "judge runs made at different times, case by case, beside the first of them"
     compare = command(subparsers, "compare", compare_command, about)
     compare.add_argument(
@@ -30,9 +27,7 @@ def add(subparsers: Subparsers) -> None:
         type=Path,
         help="directory of a run; the first is the base, and of one its stacks are compared",
     )
-    compare.add_argument(
-        "--max-slowdown", metavar="SHARE", type=slowdown, default=MAX_SLOWDOWN, help="such as 3%% (default: 3%%)"
-    )
+    max_slowdown(compare)
     compare.add_argument(
         "--cross-machine", action="store_true", help="let the machines differ, and compare ratios and accuracies only"
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conformance.commands.parser import command
+from conformance.commands.parser import command, max_slowdown
 from conformance.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,17 +16,12 @@ if TYPE_CHECKING:
 
 
 def add(subparsers: Subparsers) -> None:
-    from conformance.fixtures.options import slowdown
-    from conformance.judging.change import MAX_SLOWDOWN
-
     about = "find in many runs since when a case is slower, faster, better or worse"
     history = command(subparsers, "history", history_command, about)
     places = "runs, or directories of runs"
     history.add_argument("runs", metavar="RUN", nargs="+", type=Path, help=places)
     history.add_argument("--case", metavar="ID", help="of this case only")
-    history.add_argument(
-        "--max-slowdown", metavar="SHARE", type=slowdown, default=MAX_SLOWDOWN, help="such as 3%% (default: 3%%)"
-    )
+    max_slowdown(history)
 
     about = "accept the level of a case in a run, with a reason: it is judged from there on"
     accepting = command(subparsers, "accept", accept_command, about)
@@ -50,7 +45,7 @@ def history_command(args: argparse.Namespace) -> int:
     """Print each history in which something changed; exit 1 where a regression stands."""
     from conformance.errors import unknown_name
     from conformance.judging.history import FEWEST_RUNS, histories
-    from conformance.records.accepted import read_accepted
+    from conformance.records.accepted import accepted_beside
     from conformance.records.exit_status import JUDGED_INSIDE, MISSED
     from conformance.records.run_file import read_run
 
@@ -64,9 +59,7 @@ def history_command(args: argparse.Namespace) -> int:
             print(f"left out: {error.message}")
     if not runs:
         raise UsageError("There is no run with a record.", "Give runs that judged something.")
-    places = dict.fromkeys(Path(run.directory).absolute().parent for run in runs)
-    accepted = [entry for place in places for entry in read_accepted(place)]
-    found = histories(runs, accepted, args.max_slowdown)
+    found = histories(runs, accepted_beside(runs), args.max_slowdown)
     if args.case is not None:
         known = {history.key.case for history in found}
         if args.case not in known:

@@ -57,6 +57,16 @@ def command(subparsers: Subparsers, name: str, run: Any, about: str) -> Parser:
     return made
 
 
+def max_slowdown(parser: argparse.ArgumentParser) -> None:
+    """Add the option of all that judges a change."""
+    from conformance.fixtures.options import slowdown
+    from conformance.judging.change import MAX_SLOWDOWN
+
+    parser.add_argument(
+        "--max-slowdown", metavar="SHARE", type=slowdown, default=MAX_SLOWDOWN, help="such as 3%% (default: 3%%)"
+    )
+
+
 def group(subparsers: Subparsers, name: str, about: str) -> Subparsers:
     """Add a command that only has commands of its own, and return where they are added."""
     made = subparsers.add_parser(name, help=about, description=about, allow_abbrev=False)

@@ -46,14 +46,13 @@ def level_shifts(runs: Sequence[Run]) -> Shifts:
     from conformance.cases.metrics import METRICS
     from conformance.commands.history import step_words
     from conformance.judging.history import FEWEST_RUNS, histories
-    from conformance.records.accepted import read_accepted
+    from conformance.records.accepted import accepted_beside
 
     if len(runs) < FEWEST_RUNS:
         return {}
-    places = dict.fromkeys(Path(run.directory).absolute().parent for run in runs)
     said: dict[ShiftPlace, list[str]] = {}
     differ: dict[ShiftPlace, tuple[str, ...]] = {}
-    for history in histories(runs, [entry for place in places for entry in read_accepted(place)]):
+    for history in histories(runs, accepted_beside(runs)):
         metric = METRICS[history.key.metric]
         for shift in history.shifts:
             record = shift.first.record

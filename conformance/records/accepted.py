@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -42,6 +43,12 @@ def read_accepted(directory: Path) -> tuple[Accepted, ...]:
     """Return what was accepted among the runs of a directory, in the order of the file; nothing without a file."""
     file = directory / ACCEPTED_FILE
     return read_table(file, _File).accepted if file.exists() else ()
+
+
+def accepted_beside(runs: Iterable[Run]) -> list[Accepted]:
+    """Return what was accepted in the directories in which these runs lie."""
+    places = dict.fromkeys(Path(run.directory).absolute().parent for run in runs)
+    return [entry for place in places for entry in read_accepted(place)]
 
 
 def accept(run: Run, case: str, metric: str | None, reason: str, at: str, stack: str | None = None) -> Path:
