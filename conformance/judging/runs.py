@@ -61,13 +61,8 @@ def compare_case(
         return _comparison(record, new, about, "no baseline", why_not, (), known)
     changes: list[Change] = []
     for one in each:
-        judged = _judged(one.records, records, max_slowdown, cross_machine, alpha)
-        top1 = _top1(one, new, records)
-        changes += [
-            top1 if top1 and change.metric == "top1" else change
-            for change in judged
-            if judged_from.get(change.metric, main) is one
-        ]
+        judged = _by_images(_judged(one.records, records, max_slowdown, cross_machine, alpha), one, new, records)
+        changes += [change for change in judged if judged_from.get(change.metric, main) is one]
     if cross_machine and not changes:
         told = f"Machines are compared by ratios and accuracies, and {record.case!r} has neither."
         return _comparison(record, new, about, "no baseline", told, (), known)
@@ -121,19 +116,15 @@ def _by_whole_pairs(run: Run, suite: str, case: str, max_slowdown: float) -> lis
         if not numbers:
             continue
         sides = [tuple(side[number] for number in numbers) for side in (base, other)]
-        top1 = _top1(Base(run, sides[0]), run, sides[1])
         judged = judge_changes(gated(sides[0]), gated(sides[1]), paired=True, max_slowdown=max_slowdown)
-        changes = tuple(top1 if top1 and change.metric == "top1" else change for change in judged)
+        changes = _by_images(judged, Base(run, sides[0]), run, sides[1])
         verdict, reason = verdict_of(changes)
         first, new = sides[0][0], sides[1][0]
         kernels, unread = changed_between(first, directory, new, directory)
         told = (*differences(run, first, run, new), *unread)
         one = _comparison(new, run, first.stack, verdict, reason, changes, told)
-        compared.append(
-            msgspec.structs.replace(
-                one, new=new.stack, paired=True, order_seed=run.header.order_seed, kernels=kernels,
-            )
-        )  # fmt: skip
+        turns = {"new": new.stack, "paired": True, "order_seed": run.header.order_seed}
+        compared.append(msgspec.structs.replace(one, **turns, kernels=kernels))
     return compared
 
 
@@ -186,11 +177,12 @@ def _between_machines(base: Values, new: Values, max_slowdown: float, alpha: flo
     )  # fmt: skip
 
 
-def _top1(base: Base, new: Run, records: Sequence[Record]) -> Change | None:
-    """Return how top-1 differs by images; None where it was not measured once on each side: seeds differ, too."""
+def _by_images(changes: Sequence[Change], base: Base, new: Run, records: Sequence[Record]) -> tuple[Change, ...]:
+    """Return changes with that of top-1 by images, where it was measured once on each side: seeds differ, too."""
     if any(len(_values(side, "top1")) != 1 for side in (base.records, records)):
-        return None
-    return judge_top1(base.records[0], Path(base.run.directory), records[0], Path(new.directory))
+        return tuple(changes)
+    top1 = judge_top1(base.records[0], Path(base.run.directory), records[0], Path(new.directory))
+    return tuple(top1 if top1 and change.metric == "top1" else change for change in changes)
 
 
 def _of_ceiling(values: Mapping[str, tuple[float, ...]], ceilings: Sequence[float]) -> Values:
